@@ -1,0 +1,279 @@
+//! The decision over one packet that a rule may mean, from matching to the verdict.
+//!
+//! The order is: match, window, frequency, budget, limit. A packet that the budget spares does not use up
+//! the limit, and only packets inside a window count for `nth`.
+
+use crate::draw;
+use crate::loss;
+use crate::matching::{AddressSets, matches};
+use crate::packet::Packet;
+use crate::rule::{
+    FREQUENCY_ALWAYS, FREQUENCY_NTH, FREQUENCY_PROBABILITY, NO_LIMIT, RULE_EXCLUDES, RULE_SPARES_GATEWAYS,
+    RULE_SPARES_NEIGHBOURS, RULE_SPARES_PORTS, Rule,
+};
+
+/// What became of a packet under one rule.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The rule does not mean it, or not now. Not counted.
+    NotMeant = 0,
+    /// Meant, and not struck.
+    Matched = 1,
+    /// Struck.
+    Injected = 2,
+    /// Let go by the limit.
+    SparedByLimit = 3,
+    /// Let go by the budget.
+    SparedByBudget = 4,
+    /// Let go because other CPUs kept changing the state.
+    Contended = 5,
+}
+
+/// A word of a fault's shared state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// `FaultState::ordinal`.
+    Ordinal,
+    /// `FaultState::injected`.
+    Injected,
+    /// `FaultState::budget`.
+    Budget,
+    /// `FaultState::channels` of egress.
+    EgressChannel,
+    /// `FaultState::channels` of ingress.
+    IngressChannel,
+}
+
+/// The memory of a fault: atomics in a map, cells in the model.
+pub trait Memory {
+    /// Adds one and returns what was there before.
+    fn increment(&self, word: Word) -> u64;
+    /// Adds one to the sequence of a class and returns what was there before.
+    fn next_sequence(&self, class: u32) -> u64;
+    /// Reads a word.
+    fn load(&self, word: Word) -> u64;
+    /// Replaces `old` by `new` and returns true, or returns false if the word is no longer `old`.
+    fn replace(&self, word: Word, old: u64, new: u64) -> bool;
+}
+
+/// Attempts at a word that other CPUs keep changing. Each failure is another CPU's success.
+const ATTEMPTS: u32 = 8;
+
+/// Whether the rule means the packet: its `match`, its `not`, and what the safety rules spare.
+#[inline(always)]
+#[must_use]
+pub fn is_meant<S: AddressSets>(rule: &Rule, packet: &Packet, sets: &S) -> bool {
+    if !matches(&rule.include, packet, sets) {
+        return false;
+    }
+    if rule.flags & RULE_EXCLUDES != 0 && matches(&rule.exclude, packet, sets) {
+        return false;
+    }
+    !is_spared(rule, packet, sets)
+}
+
+const PROTOCOL_TCP: u8 = 6;
+const PROTOCOL_ICMPV6: u8 = 58;
+
+/// The default allow-list of interface-wide faults.
+#[inline(always)]
+fn is_spared<S: AddressSets>(rule: &Rule, packet: &Packet, sets: &S) -> bool {
+    if rule.flags & RULE_SPARES_NEIGHBOURS != 0
+        && packet.protocol == PROTOCOL_ICMPV6
+        && (133..=137).contains(&packet.icmp_type)
+    {
+        return true;
+    }
+    if rule.flags & RULE_SPARES_PORTS != 0
+        && packet.protocol == PROTOCOL_TCP
+        && rule.spared_ports.iter().any(|&port| port != 0 && port == packet.local_port)
+    {
+        return true;
+    }
+    rule.flags & RULE_SPARES_GATEWAYS != 0 && sets.contains(rule.spared_set, &packet.remote)
+}
+
+/// What becomes of a packet that the rule means.
+///
+/// `elapsed_ns` is the time since the start of the experiment; the caller has checked the deadline.
+#[inline(always)]
+pub fn decide<M: Memory>(rule: &Rule, packet: &Packet, elapsed_ns: u64, memory: &M) -> Outcome {
+    if !rule.window.is_always_open() && !rule.window.is_open(elapsed_ns) {
+        return Outcome::NotMeant;
+    }
+    match is_struck(rule, packet, elapsed_ns, memory) {
+        None => return Outcome::Contended,
+        Some(false) => return Outcome::Matched,
+        Some(true) => {}
+    }
+    match take_budget(rule, elapsed_ns, memory) {
+        None => return Outcome::Contended,
+        Some(false) => return Outcome::SparedByBudget,
+        Some(true) => {}
+    }
+    if rule.limit != NO_LIMIT && memory.increment(Word::Injected) >= rule.limit {
+        return Outcome::SparedByLimit;
+    }
+    Outcome::Injected
+}
+
+/// `None` when the state could not be changed.
+#[inline(always)]
+fn is_struck<M: Memory>(rule: &Rule, packet: &Packet, elapsed_ns: u64, memory: &M) -> Option<bool> {
+    match rule.frequency {
+        FREQUENCY_ALWAYS => Some(true),
+        FREQUENCY_PROBABILITY => {
+            let class = packet.class(rule.direction);
+            let bits = draw::draw(rule.stream, class, memory.next_sequence(class));
+            Some(draw::chance(bits, rule.probability_p32))
+        }
+        FREQUENCY_NTH => Some(rule.nth.strikes(memory.increment(Word::Ordinal).wrapping_add(1))),
+        _ => step_channel(rule, elapsed_ns, memory),
+    }
+}
+
+#[inline(always)]
+fn step_channel<M: Memory>(rule: &Rule, elapsed_ns: u64, memory: &M) -> Option<bool> {
+    let word = if rule.direction == crate::rule::EGRESS { Word::EgressChannel } else { Word::IngressChannel };
+    for _ in 0..ATTEMPTS {
+        let old = memory.load(word);
+        let (lost, new) = loss::step(&rule.model, rule.stream, rule.direction, old, elapsed_ns);
+        if memory.replace(word, old, new) {
+            return Some(lost);
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn take_budget<M: Memory>(rule: &Rule, elapsed_ns: u64, memory: &M) -> Option<bool> {
+    if rule.budget.period_ns == 0 {
+        return Some(true);
+    }
+    for _ in 0..ATTEMPTS {
+        let old = memory.load(Word::Budget);
+        let Some(new) = rule.budget.take(old, elapsed_ns) else { return Some(false) };
+        if memory.replace(Word::Budget, old, new) {
+            return Some(true);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frequency::{Budget, Nth};
+    use crate::packet::Address;
+    use crate::rule::{EGRESS, FREQUENCY_MODEL};
+    use crate::window::Window;
+    use proptest::prelude::*;
+    use std::cell::Cell;
+
+    /// The memory of a fault in the model. `stubborn` refuses every replacement, as a busy CPU might.
+    #[derive(Default)]
+    struct Cells {
+        words: [Cell<u64>; 5],
+        sequence: Cell<u64>,
+        stubborn: bool,
+    }
+
+    impl Memory for Cells {
+        fn increment(&self, word: Word) -> u64 {
+            self.words[word as usize].replace(self.words[word as usize].get() + 1)
+        }
+        fn next_sequence(&self, _class: u32) -> u64 {
+            self.sequence.replace(self.sequence.get() + 1)
+        }
+        fn load(&self, word: Word) -> u64 {
+            self.words[word as usize].get()
+        }
+        fn replace(&self, word: Word, old: u64, new: u64) -> bool {
+            assert_eq!(self.load(word), old);
+            self.words[word as usize].set(if self.stubborn { old } else { new });
+            !self.stubborn
+        }
+    }
+
+    struct NoSets;
+
+    impl AddressSets for NoSets {
+        fn contains(&self, set: u32, _: &Address) -> bool {
+            set == 1
+        }
+    }
+
+    fn outcomes(rule: &Rule, times: impl IntoIterator<Item = u64>) -> Vec<Outcome> {
+        let memory = Cells::default();
+        times.into_iter().map(|t| decide(rule, &Packet::default(), t, &memory)).collect()
+    }
+
+    fn count(outcomes: &[Outcome], what: Outcome) -> usize {
+        outcomes.iter().filter(|&&o| o == what).count()
+    }
+
+    #[test]
+    fn nth_counts_only_inside_the_window() {
+        let window = Window { start_ns: 100, ..Window::default() };
+        let nth = Nth { first: 2, last: 2, step: 1 };
+        let rule = Rule { frequency: FREQUENCY_NTH, nth, window, ..Rule::default() };
+        let got = outcomes(&rule, [0, 50, 99, 100, 101, 102]);
+        use Outcome::{Injected, Matched, NotMeant};
+        assert_eq!(got, [NotMeant, NotMeant, NotMeant, Matched, Injected, Matched]);
+    }
+
+    #[test]
+    fn the_budget_comes_before_the_limit() {
+        let rule = Rule { limit: 3, budget: Budget { count: 2, period_ns: 10 }, ..Rule::default() };
+        let got = outcomes(&rule, [0, 1, 2, 10, 11, 20]);
+        use Outcome::{Injected, SparedByBudget, SparedByLimit};
+        assert_eq!(got, [Injected, Injected, SparedByBudget, Injected, SparedByLimit, SparedByLimit]);
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_changed_lets_the_packet_go() {
+        let memory = Cells { stubborn: true, ..Cells::default() };
+        let model = Rule { frequency: FREQUENCY_MODEL, ..Rule::default() };
+        let budget = Rule { budget: Budget { count: 1, period_ns: 1 }, ..Rule::default() };
+        assert_eq!(decide(&model, &Packet::default(), 0, &memory), Outcome::Contended);
+        assert_eq!(decide(&budget, &Packet::default(), 0, &memory), Outcome::Contended);
+    }
+
+    #[test]
+    fn the_allow_list_spares_only_what_it_names() {
+        let spare = RULE_SPARES_NEIGHBOURS | RULE_SPARES_PORTS | RULE_SPARES_GATEWAYS;
+        let rule = Rule { flags: spare, spared_ports: [22, 0, 0, 0], spared_set: 2, ..Rule::default() };
+        let at =
+            |protocol, icmp_type, local_port| Packet { local_port, protocol, icmp_type, ..Packet::default() };
+        assert!(!is_meant(&rule, &at(58, 135, 0), &NoSets), "neighbour solicitation");
+        assert!(is_meant(&rule, &at(58, 128, 0), &NoSets), "echo request");
+        assert!(!is_meant(&rule, &at(6, 0, 22), &NoSets), "ssh");
+        assert!(is_meant(&rule, &at(17, 0, 22), &NoSets), "UDP port 22");
+        assert!(is_meant(&rule, &at(6, 0, 0), &NoSets), "no port is not a spared port");
+        assert!(!is_meant(&Rule { spared_set: 1, ..rule }, &at(6, 0, 80), &NoSets), "gateway");
+        assert!(is_meant(&Rule { flags: 0, ..rule }, &at(6, 0, 22), &NoSets), "named in match");
+    }
+
+    proptest! {
+        #[test]
+        fn a_limit_is_exact(limit in 0_u64..50, packets in 0_usize..100) {
+            let rule = Rule { limit, ..Rule::default() };
+            let got = outcomes(&rule, (0..packets as u64).map(|t| t * 7));
+            prop_assert_eq!(count(&got, Outcome::Injected), packets.min(limit as usize));
+        }
+
+        /// The same seed decides the same, whatever the time and the packet's other fields are.
+        #[test]
+        fn the_seed_alone_decides(seed: u64, length: u32, later in 0_u64..1_000_000) {
+            let stream = draw::stream(seed, 1, draw::PURPOSE_STRIKE);
+            let rule = Rule { frequency: FREQUENCY_PROBABILITY, probability_p32: 1 << 31, stream, direction: EGRESS, ..Rule::default() };
+            let (a, b) = (Cells::default(), Cells::default());
+            for t in 0..200 {
+                let one = decide(&rule, &Packet::default(), t, &a);
+                let two = decide(&rule, &Packet { length, ..Packet::default() }, t + later, &b);
+                prop_assert_eq!(one, two);
+            }
+        }
+    }
+}

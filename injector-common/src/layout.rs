@@ -1,0 +1,135 @@
+//! The maps' keys and values, rules apart.
+
+use crate::assert_layout;
+
+/// Rules that one target may have, both directions together.
+pub const MAX_RULES_PER_TARGET: u32 = 64;
+/// Distinct depths of the cgroup tree at which targets may live.
+pub const MAX_LEVELS: usize = 8;
+/// Extension headers of IPv6 that are followed to the transport header.
+pub const MAX_EXTENSION_HEADERS: usize = 6;
+
+/// `Control::flags`: write an event for each decision.
+pub const CONTROL_TRACE: u32 = 1;
+/// `Control::flags`: some rule looks at the time, so it must be finer than the kernel's tick.
+pub const CONTROL_FINE_CLOCK: u32 = 2;
+
+/// The experiment: one value in the map `CONTROL`, read first by every program.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Control {
+    /// 0 makes every program inert: the kill switch.
+    pub armed: u32,
+    /// [`crate::ABI_VERSION`] of the loader.
+    pub abi_version: u32,
+    /// Start of the experiment, `CLOCK_MONOTONIC`.
+    pub start_ns: u64,
+    /// No program strikes from here on, `CLOCK_MONOTONIC`.
+    pub deadline_ns: u64,
+    /// Seed of the experiment, for the record: the rules carry the streams made of it.
+    pub seed: u64,
+    /// How many of `levels` count.
+    pub level_count: u32,
+    /// `CONTROL_` bits.
+    pub flags: u32,
+    /// Depths at which targets live, deepest first.
+    pub levels: [u32; MAX_LEVELS],
+    /// Written to `skb->tc_index` of a packet that was decided, so that a second device below the first
+    /// (VLAN, tunnel) does not decide again. Never 0.
+    pub mark: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+
+assert_layout!(Control, size 80, align 8, {
+    armed: 0, abi_version: 4, start_ns: 8, deadline_ns: 16, seed: 24, level_count: 32, flags: 36, levels: 40,
+    mark: 72, _pad: 76,
+});
+
+/// The rules of one direction of a target: `count` of them in the map `RULES`, from `first`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// Index of the first rule.
+    pub first: u32,
+    /// Number of rules, at most [`MAX_RULES_PER_TARGET`].
+    pub count: u32,
+}
+
+assert_layout!(Span, size 8, align 4, { first: 0, count: 4 });
+
+/// A target's entry in `TARGETS` (by cgroup id) or `INTERFACES` (by device index).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// Rules of packets that leave the target.
+    pub egress: Span,
+    /// Rules of packets that arrive at it.
+    pub ingress: Span,
+}
+
+assert_layout!(Target, size 16, align 4, { egress: 0, ingress: 8 });
+
+/// What a fault remembers, shared by its rules and by all CPUs. Changed by atomic operations alone.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FaultState {
+    /// Matching packets so far; kept only for `nth`.
+    pub ordinal: u64,
+    /// Injections so far; kept only for `limit`.
+    pub injected: u64,
+    /// State word of the budget, see [`crate::frequency::Budget::take`].
+    pub budget: u64,
+    /// State words of the loss model, one per direction, see [`crate::loss`].
+    pub channels: [u64; 2],
+    /// Time of the first injection, for faults that start after this one; 0 before it.
+    pub first_injected_ns: u64,
+    /// Zero.
+    pub _reserved: [u64; 2],
+}
+
+assert_layout!(FaultState, size 64, align 8, {
+    ordinal: 0, injected: 8, budget: 16, channels: 24, first_injected_ns: 40, _reserved: 48,
+});
+
+/// What a rule did, per CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets that the rule meant, inside its windows.
+    pub matched: u64,
+    /// The same in packets on the wire: a GSO packet is several.
+    pub segments_matched: u64,
+    /// Packets that were struck.
+    pub injected: u64,
+    /// The same in packets on the wire.
+    pub segments_injected: u64,
+    /// Packets that would have been struck, but for the limit.
+    pub spared_by_limit: u64,
+    /// Packets that would have been struck, but for the budget.
+    pub spared_by_budget: u64,
+    /// Packets that were let go, because other CPUs kept changing the fault's state.
+    pub contended: u64,
+    /// Packets of several segments that a rule for single segments met.
+    pub unsplit: u64,
+}
+
+assert_layout!(Counters, size 64, align 8, {
+    matched: 0, segments_matched: 8, injected: 16, segments_injected: 24, spared_by_limit: 32, spared_by_budget: 40,
+    contended: 48, unsplit: 56,
+});
+
+/// Key of the trie `ADDRESSES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddressKey {
+    /// Number of the set. It takes the first 32 bits of every prefix.
+    pub set: u32,
+    /// The address, IPv4 mapped.
+    pub address: crate::packet::Address,
+}
+
+assert_layout!(AddressKey, size 20, align 4, { set: 0, address: 4 });
+
+/// Bits of an `AddressKey` before the address.
+pub const SET_BITS: u32 = 32;

@@ -1,0 +1,15 @@
+//! The user half's promise to aya that the border types are plain bytes.
+
+use crate::layout::{AddressKey, Control, Counters, FaultState, Target};
+use crate::rule::Rule;
+
+macro_rules! pod {
+    ($($type:ty),+ $(,)?) => {
+        $(
+            // SAFETY: repr(C), no implicit padding (asserted beside the type), every bit pattern is a value.
+            unsafe impl aya::Pod for $type {}
+        )+
+    };
+}
+
+pod!(AddressKey, Control, Counters, FaultState, Rule, Target);

@@ -1,0 +1,110 @@
+//! A rule: one fault in one direction, as the kernel sees it.
+
+use crate::assert_layout;
+use crate::frequency::{Budget, Nth};
+use crate::loss::LossModel;
+use crate::matching::Match;
+use crate::window::Window;
+
+/// `Rule::action`: lose the packet as the network would.
+pub const ACTION_LOSS: u32 = 1;
+/// `Rule::action`: drop the packet so that the sender's own stack notices.
+pub const ACTION_LOCAL_DROP: u32 = 2;
+
+/// `Rule::frequency`: every matching packet is struck.
+pub const FREQUENCY_ALWAYS: u32 = 0;
+/// `Rule::frequency`: each matching packet is struck with `Rule::probability_p32`.
+pub const FREQUENCY_PROBABILITY: u32 = 1;
+/// `Rule::frequency`: `Rule::nth` says which.
+pub const FREQUENCY_NTH: u32 = 2;
+/// `Rule::frequency`: `Rule::model` says which.
+pub const FREQUENCY_MODEL: u32 = 3;
+
+/// `Rule::direction`: leaves the target.
+pub const EGRESS: u32 = 0;
+/// `Rule::direction`: arrives at the target.
+pub const INGRESS: u32 = 1;
+
+/// `Rule::flags`: `exclude` is given.
+pub const RULE_EXCLUDES: u32 = 1 << 0;
+/// `Rule::flags`: IPv6 neighbour discovery is spared (RFC 4861, ICMPv6 133 to 137).
+pub const RULE_SPARES_NEIGHBOURS: u32 = 1 << 1;
+/// `Rule::flags`: the addresses of `spared_set` are spared.
+pub const RULE_SPARES_GATEWAYS: u32 = 1 << 2;
+/// `Rule::flags`: TCP on a local port of `spared_ports` is spared.
+pub const RULE_SPARES_PORTS: u32 = 1 << 3;
+/// `Rule::flags`: the rule asked for single segments (`per = "segment"`).
+pub const RULE_PER_SEGMENT: u32 = 1 << 4;
+
+/// `Rule::limit` that never ends a fault.
+pub const NO_LIMIT: u64 = u64::MAX;
+
+/// One fault in one direction.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// One of the `ACTION_` constants; 0 does nothing.
+    pub action: u32,
+    /// `RULE_` bits.
+    pub flags: u32,
+    /// Slot of the fault: index of its state, and base of its sequences.
+    pub fault: u32,
+    /// `EGRESS` or `INGRESS`.
+    pub direction: u32,
+    /// One of the `FREQUENCY_` constants.
+    pub frequency: u32,
+    /// Number of the set of spared addresses.
+    pub spared_set: u32,
+    /// TCP ports that are spared; 0 is none.
+    pub spared_ports: [u16; 4],
+    /// Stream of the draws, made of the seed and the fault's id, see [`crate::draw::stream`].
+    pub stream: u64,
+    /// Probability in units of 2^-32.
+    pub probability_p32: u64,
+    /// Which matching packets are struck.
+    pub nth: Nth,
+    /// So many injections at most, both directions together.
+    pub limit: u64,
+    /// So many injections per period at most.
+    pub budget: Budget,
+    /// When the fault strikes.
+    pub window: Window,
+    /// Loss model.
+    pub model: LossModel,
+    /// The packets that are meant.
+    pub include: Match,
+    /// The packets that are not meant (`not`).
+    pub exclude: Match,
+    /// Zero; keeps the rules on cache lines of their own.
+    pub _reserved: u64,
+}
+
+impl Default for Rule {
+    fn default() -> Self {
+        Self {
+            action: 0,
+            flags: 0,
+            fault: 0,
+            direction: EGRESS,
+            frequency: FREQUENCY_ALWAYS,
+            spared_set: 0,
+            spared_ports: [0; 4],
+            stream: 0,
+            probability_p32: 0,
+            nth: Nth::EVERY,
+            limit: NO_LIMIT,
+            budget: Budget::default(),
+            window: Window::default(),
+            model: LossModel::default(),
+            include: Match::default(),
+            exclude: Match::default(),
+            _reserved: 0,
+        }
+    }
+}
+
+assert_layout!(Rule, size 768, align 8, {
+    action: 0, flags: 4, fault: 8, direction: 12, frequency: 16, spared_set: 20, spared_ports: 24, stream: 32,
+    probability_p32: 40, nth: 48, limit: 72, budget: 80, window: 96, model: 136, include: 184, exclude: 472,
+    _reserved: 760,
+});

@@ -1,0 +1,45 @@
+//! The kernel half of injector: thin entries, one module per hook family, one decision path.
+//!
+//! - `tc`: traffic control, egress and ingress, the network faults' first choice.
+//! - `cgroup_skb`: what arrives at a cgroup's sockets.
+//! - `strike`: from a target to the verdict over one packet; every outcome is counted.
+//! - `parse`, `maps`, `memory`: the packet's headers, the maps, the atomics in them.
+//!
+//! No policy and no strings live here; the decisions themselves are `injector-common`'s. Every internal
+//! error means "no fault".
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(
+    target_arch = "bpf",
+    allow(internal_features, reason = "BPF has atomics, but core's Atomic types do not exist on it")
+)]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![allow(unreachable_pub, reason = "the macros of aya want the entries `pub`")]
+#![allow(clippy::inline_always, reason = "a call costs stack, and the verifier knows less behind it")]
+
+#[cfg(target_arch = "bpf")]
+mod cgroup_skb;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod memory;
+#[cfg(target_arch = "bpf")]
+mod parse;
+#[cfg(target_arch = "bpf")]
+mod strike;
+#[cfg(target_arch = "bpf")]
+mod tc;
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+/// The kernel runs GPL-compatible programs only; the rest of the world may take MIT.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

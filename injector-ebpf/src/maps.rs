@@ -1,0 +1,57 @@
+//! The maps. The loader sets `max_entries` to what the plan needs and checks `ABI`.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
+use injector_common::layout::{AddressKey, Control, Counters, FaultState, Target};
+use injector_common::rule::Rule;
+
+use crate::strike::Walk;
+
+/// The version of the border that this object was built with.
+#[unsafe(no_mangle)]
+pub(crate) static INJECTOR_ABI_VERSION: u32 = injector_common::ABI_VERSION;
+
+/// The experiment.
+#[map]
+pub(crate) static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
+
+/// Targets by cgroup id.
+#[map]
+pub(crate) static TARGETS: HashMap<u64, Target> = HashMap::with_max_entries(1, 0);
+
+/// Targets by device index, in the network namespace of the controller.
+#[map]
+pub(crate) static INTERFACES: HashMap<u32, Target> = HashMap::with_max_entries(1, 0);
+
+/// All rules, those of one target and direction side by side.
+#[map]
+pub(crate) static RULES: Array<Rule> = Array::with_max_entries(1, 0);
+
+/// What the faults remember.
+#[map]
+pub(crate) static FAULTS: Array<FaultState> = Array::with_max_entries(1, 0);
+
+/// Sequence numbers of the draws: `CLASSES` per fault.
+#[map]
+pub(crate) static SEQUENCES: Array<u64> = Array::with_max_entries(1, 0);
+
+/// What the rules did.
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+
+/// Networks in numbered sets.
+#[map]
+pub(crate) static ADDRESSES: LpmTrie<AddressKey, u32> = LpmTrie::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+/// Decisions, when the experiment is traced.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 12, 0);
+
+/// Decisions that found no room in `EVENTS`, per CPU.
+#[map]
+pub(crate) static EVENTS_LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The packet at hand, one per direction and CPU.
+#[map]
+pub(crate) static WALKS: PerCpuArray<Walk> = PerCpuArray::with_max_entries(2, 0);

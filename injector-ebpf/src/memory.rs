@@ -1,0 +1,81 @@
+//! A fault's shared state, by the atomic instructions of BPF (cpu v3).
+
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
+
+use injector_common::decide::{Memory, Word};
+use injector_common::layout::FaultState;
+use injector_common::packet::CLASSES;
+
+use crate::maps::{FAULTS, SEQUENCES};
+
+/// The state of one fault.
+pub(crate) struct FaultMemory {
+    slot: u32,
+    state: *mut FaultState,
+}
+
+impl FaultMemory {
+    /// `None` when the fault has no slot, which is an error of the loader.
+    #[inline(always)]
+    pub(crate) fn of(slot: u32) -> Option<Self> {
+        Some(Self { slot, state: FAULTS.get_ptr_mut(slot)? })
+    }
+
+    #[inline(always)]
+    fn word(&self, word: Word) -> *mut u64 {
+        // SAFETY: `state` points to a whole map value (checked in `of`), which is never freed while a
+        // program runs; no reference is made, the words are only touched by atomic instructions.
+        unsafe {
+            match word {
+                Word::Ordinal => &raw mut (*self.state).ordinal,
+                Word::Injected => &raw mut (*self.state).injected,
+                Word::Budget => &raw mut (*self.state).budget,
+                Word::EgressChannel => (&raw mut (*self.state).channels).cast::<u64>(),
+                Word::IngressChannel => (&raw mut (*self.state).channels).cast::<u64>().add(1),
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn add_one(word: *mut u64) -> u64 {
+    // Not `Relaxed`: LLVM 22 then emits the instruction that does not fetch, and the "old value" is the addend.
+    // The kernel's JIT makes the same `lock xadd` of both.
+    // SAFETY: the callers pass an aligned word inside of a map value.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(word, 1) }
+}
+
+impl Memory for FaultMemory {
+    #[inline(always)]
+    fn increment(&self, word: Word) -> u64 {
+        add_one(self.word(word))
+    }
+
+    #[inline(always)]
+    fn next_sequence(&self, class: u32) -> u64 {
+        match SEQUENCES.get_ptr_mut(self.slot * CLASSES + (class & (CLASSES - 1))) {
+            Some(word) => add_one(word),
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn load(&self, word: Word) -> u64 {
+        // SAFETY: an aligned word inside of a map value. BPF has no atomic load instruction before cpu v4;
+        // an aligned 64-bit read is one, and volatile keeps it one.
+        unsafe { self.word(word).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn replace(&self, word: Word, old: u64, new: u64) -> bool {
+        // SAFETY: an aligned word inside of a map value.
+        let (_, done) = unsafe {
+            atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+                self.word(word),
+                old,
+                new,
+            )
+        };
+        done
+    }
+}

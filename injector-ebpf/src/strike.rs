@@ -1,0 +1,230 @@
+//! From a target to the verdict over one packet.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_loop, bpf_skb_ancestor_cgroup_id};
+use aya_ebpf::maps::lpm_trie::Key;
+use injector_common::decide::{Outcome, decide, is_meant};
+use injector_common::event::Event;
+use injector_common::layout::{
+    AddressKey, CONTROL_FINE_CLOCK, CONTROL_TRACE, Control, Counters, MAX_RULES_PER_TARGET, SET_BITS, Span,
+    Target,
+};
+use injector_common::matching::AddressSets;
+use injector_common::packet::{Address, Packet};
+use injector_common::rule::{ACTION_LOCAL_DROP, ACTION_LOSS, EGRESS, RULE_PER_SEGMENT, Rule};
+use injector_common::window::is_over;
+
+use crate::maps::{ADDRESSES, CONTROL, COUNTERS, EVENTS, EVENTS_LOST, RULES, TARGETS, WALKS};
+use crate::memory::FaultMemory;
+use crate::parse::{self, Framing};
+
+/// What is to be done with a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing.
+    Pass,
+    /// The network lost it.
+    Lose,
+    /// The sender's own stack drops it, and knows.
+    LocalDrop,
+}
+
+/// The experiment, if it is armed.
+#[inline(always)]
+pub(crate) fn armed() -> Option<&'static Control> {
+    let control = CONTROL.get(0)?;
+    (control.armed != 0).then_some(control)
+}
+
+/// The innermost target whose cgroup holds the packet's socket, and its cgroup id.
+///
+/// A bystander pays one lookup for each depth of the tree at which targets live, as a rule one. Packets
+/// without a full socket belong to the root cgroup or to none, and are nobody's.
+#[inline(always)]
+pub(crate) fn target_of_socket(control: &Control, skb: *mut __sk_buff) -> Option<(u64, Target)> {
+    let mut at = 0;
+    for &level in &control.levels {
+        if at >= control.level_count {
+            return None;
+        }
+        at += 1;
+        // SAFETY: the helper only reads the packet's socket; it returns 0 for "none".
+        let id = unsafe { bpf_skb_ancestor_cgroup_id(skb, level as i32) };
+        if id == 0 {
+            continue;
+        }
+        // SAFETY: the entry is copied out; the controller replaces entries whole and before it arms.
+        if let Some(target) = unsafe { TARGETS.get(id) } {
+            return Some((id, *target));
+        }
+    }
+    None
+}
+
+struct Tries;
+
+impl AddressSets for Tries {
+    #[inline(always)]
+    fn contains(&self, set: u32, address: &Address) -> bool {
+        let key = AddressKey { set, address: *address };
+        ADDRESSES.get(Key::new(SET_BITS + 128, key)) == Some(&1)
+    }
+}
+
+/// Applies the rules of a target to a packet, in the order of the file. The first that takes the packet
+/// away ends it: what is lost on one stage of a path never reaches the next.
+#[inline(always)]
+pub(crate) fn strike(
+    control: &Control,
+    skb: *mut __sk_buff,
+    framing: Framing,
+    target: u64,
+    rules: Span,
+    direction: u32,
+) -> Verdict {
+    if rules.count == 0 {
+        return Verdict::Pass;
+    }
+    let now_ns = now_ns(control);
+    if is_over(now_ns, control.deadline_ns) {
+        return Verdict::Pass;
+    }
+    // One scratch per direction: a packet that arrives may interrupt one that leaves.
+    let Some(walk) = WALKS.get_ptr_mut(direction) else { return Verdict::Pass };
+    // SAFETY: a value of this CPU's own; programs of one direction do not preempt each other on it.
+    let walk = unsafe { &mut *walk };
+    if parse::packet(skb, framing, direction, &mut walk.packet).is_none() {
+        return Verdict::Pass;
+    }
+    walk.target = target;
+    walk.now_ns = now_ns;
+    walk.elapsed_ns = now_ns.wrapping_sub(control.start_ns);
+    walk.first = rules.first;
+    walk.control_flags = control.flags;
+    walk.action = 0;
+    let mut action = apply(walk, rules.first);
+    if action == 0 && rules.count > 1 {
+        walk.first += 1;
+        action = walk_on(walk, rules.count - 1);
+    }
+    match action {
+        ACTION_LOSS => Verdict::Lose,
+        ACTION_LOCAL_DROP => Verdict::LocalDrop,
+        _ => Verdict::Pass,
+    }
+}
+
+/// The time. Without windows or budgets nobody needs it finer than the kernel's tick, which costs a tenth; a
+/// deadline then holds to one tick (1 to 10 ms).
+#[inline(always)]
+fn now_ns(control: &Control) -> u64 {
+    // SAFETY: the helpers have no preconditions.
+    unsafe {
+        if control.flags & CONTROL_FINE_CLOCK == 0 { bpf_ktime_get_coarse_ns() } else { bpf_ktime_get_ns() }
+    }
+}
+
+/// The rules behind the first, which is inlined because most targets have just one.
+#[inline(never)]
+fn walk_on(walk: &mut Walk, count: u32) -> u32 {
+    let mut walk: *mut Walk = walk;
+    // SAFETY: the callback has the signature that the helper wants, and its context outlives the call.
+    unsafe {
+        bpf_loop(count.min(MAX_RULES_PER_TARGET), next_rule as *mut c_void, (&raw mut walk).cast(), 0);
+        (*walk).action
+    }
+}
+
+/// What the rules of a target share while one packet walks through them.
+///
+/// It lives in a map and not on the stack, because the verifier forgets what a map holds: the paths through
+/// the parser come together behind it, instead of each being walked on through every rule.
+pub(crate) struct Walk {
+    packet: Packet,
+    target: u64,
+    now_ns: u64,
+    elapsed_ns: u64,
+    first: u32,
+    control_flags: u32,
+    action: u32,
+}
+
+/// One round of `bpf_loop`, which the verifier walks once and not for each rule. Returns 1 to stop.
+unsafe extern "C" fn next_rule(at: u32, context: *mut c_void) -> i64 {
+    // SAFETY: `strike` passes a pointer to the pointer to its own `Walk`.
+    let walk = unsafe { &mut **context.cast::<*mut Walk>() };
+    walk.action = apply(walk, walk.first + at);
+    i64::from(walk.action != 0)
+}
+
+/// Applies one rule; returns its action if it struck and took the packet away, else 0.
+#[inline(always)]
+fn apply(walk: &Walk, index: u32) -> u32 {
+    let packet = &walk.packet;
+    let Some(rule) = RULES.get(index) else { return 0 };
+    if !is_meant(rule, packet, &Tries) {
+        return 0;
+    }
+    let Some(memory) = FaultMemory::of(rule.fault) else { return 0 };
+    let outcome = decide(rule, packet, walk.elapsed_ns, &memory);
+    if outcome == Outcome::NotMeant {
+        return 0;
+    }
+    count(rule, packet, index, outcome);
+    if walk.control_flags & CONTROL_TRACE != 0 {
+        trace(rule, walk, index, outcome);
+    }
+    let taken_away = rule.action == ACTION_LOSS || rule.action == ACTION_LOCAL_DROP;
+    if outcome == Outcome::Injected && taken_away { rule.action } else { 0 }
+}
+
+#[inline(always)]
+fn count(rule: &Rule, packet: &Packet, index: u32, outcome: Outcome) {
+    let Some(counters) = COUNTERS.get_ptr_mut(index) else { return };
+    // SAFETY: a value of this CPU's own; programs of one CPU do not preempt each other on it.
+    let counters: &mut Counters = unsafe { &mut *counters };
+    let segments = packet.segments as u64;
+    counters.matched += 1;
+    counters.segments_matched += segments;
+    if rule.flags & RULE_PER_SEGMENT != 0 && segments > 1 {
+        counters.unsplit += 1;
+    }
+    match outcome {
+        Outcome::Injected => {
+            counters.injected += 1;
+            counters.segments_injected += segments;
+        }
+        Outcome::SparedByLimit => counters.spared_by_limit += 1,
+        Outcome::SparedByBudget => counters.spared_by_budget += 1,
+        Outcome::Contended => counters.contended += 1,
+        Outcome::Matched | Outcome::NotMeant => {}
+    }
+}
+
+#[inline(always)]
+fn trace(rule: &Rule, walk: &Walk, index: u32, outcome: Outcome) {
+    if let Some(mut entry) = EVENTS.reserve::<Event>(0) {
+        entry.write(Event {
+            time_ns: walk.now_ns,
+            target: walk.target,
+            rule: index,
+            fault: rule.fault,
+            outcome: outcome as u32,
+            direction: rule.direction,
+            packet: walk.packet,
+        });
+        entry.submit(0);
+    } else if let Some(lost) = EVENTS_LOST.get_ptr_mut(0) {
+        // SAFETY: a value of this CPU's own.
+        unsafe { *lost += 1 };
+    }
+}
+
+/// The rules of one direction.
+#[inline(always)]
+pub(crate) fn span(target: &Target, direction: u32) -> Span {
+    if direction == EGRESS { target.egress } else { target.ingress }
+}

@@ -1,0 +1,154 @@
+//! `injector doctor`: what this kernel can do, found by trying it.
+
+use std::fmt::Write as _;
+
+use owo_colors::OwoColorize as _;
+use serde::Serialize;
+use serde_json::json;
+
+use super::exit::{Exit, Failure};
+use super::output::Output;
+use crate::engine::{EngineError, check_capabilities, tc_rung};
+use crate::host::cgroup::{Hierarchy, Mode};
+use crate::host::facts::{Fact, Facts};
+use crate::kernel::attach::Rung;
+use crate::kernel::programs;
+use crate::kinds::KINDS;
+
+/// One question, its answer, and what to do where the answer is no.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    #[serde(flatten)]
+    fact: Fact,
+    /// Whether no fault can work without it.
+    needed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
+}
+
+impl Row {
+    fn new(name: &str, fact: Fact, needed: bool, remedy: &str) -> Self {
+        let remedy = (!fact.is_yes() && !remedy.is_empty()).then(|| remedy.to_owned());
+        Self { name: name.to_owned(), fact, needed, remedy }
+    }
+}
+
+pub(super) fn run(output: &Output) -> Result<Exit, Failure> {
+    let facts = Facts::read().map_err(EngineError::from)?;
+    let mut rows = privileges(&facts);
+    rows.push(cgroups());
+    rows.extend(kernel(&facts));
+    let able = !rows.iter().any(|row| row.needed && !row.fact.is_yes());
+    let kinds: Vec<&str> = KINDS.iter().map(|kind| kind.name()).collect();
+    if output.json {
+        output
+            .object(&json!({ "kernel": facts.kernel_release, "able": able, "facts": rows, "kinds": kinds }));
+    } else {
+        output.data(&as_text(&facts.kernel_release, &rows, able, &kinds, output.stdout_colour()));
+    }
+    // Without them the kernel could not be asked, so it is not the kernel that can't.
+    check_capabilities(&facts).map_err(|error| Failure { in_report: true, ..error.into() })?;
+    Ok(if able { Exit::Done } else { Exit::Unsupported })
+}
+
+fn privileges(facts: &Facts) -> Vec<Row> {
+    let remedy = "run it as root (sudo); in a container add the capability";
+    let host = Row::new(
+        "host's user namespace",
+        facts.host_user_namespace.clone(),
+        false,
+        "run it outside of the container",
+    );
+    let capabilities = facts
+        .capabilities
+        .iter()
+        .map(|(capability, fact)| Row::new(&capability.to_string(), fact.clone(), true, remedy));
+    std::iter::once(host).chain(capabilities).collect()
+}
+
+fn cgroups() -> Row {
+    let (fact, remedy) = match Hierarchy::find() {
+        Ok(hierarchy) => {
+            let mode = match hierarchy.mode() {
+                Mode::Unified => "unified",
+                Mode::Hybrid => "hybrid, version 1 beside it",
+            };
+            (Fact::Yes(format!("{} ({mode})", hierarchy.mount().display())), String::new())
+        }
+        Err(error) => (Fact::No(error.to_string()), error.hint().unwrap_or_default()),
+    };
+    Row::new("cgroup version 2", fact, true, &remedy)
+}
+
+fn kernel(facts: &Facts) -> Vec<Row> {
+    let mut rows = vec![
+        Row::new(
+            "no lockdown",
+            facts.unlocked.clone(),
+            false,
+            "network faults work all the same; kinds that need fentry, LSM or kprobes will not: boot with lockdown=none",
+        ),
+        Row::new(
+            "BTF",
+            facts.btf.clone(),
+            false,
+            "network faults do without; CONFIG_DEBUG_INFO_BTF=y gives it",
+        ),
+        Row::new(
+            "BPF JIT",
+            facts.jit.clone(),
+            false,
+            "sysctl net.core.bpf_jit_enable=1, or faults cost more time",
+        ),
+    ];
+    rows.extend(loads());
+    let (fact, remedy) = match tc_rung() {
+        Ok(Rung::Tcx) => (Fact::Yes("a link, which dies with injector".to_owned()), String::new()),
+        Ok(Rung::Clsact) => (
+            Fact::No("the kernel does not know it: filters on a clsact qdisc are taken instead".to_owned()),
+            "Linux 6.6 and later have it; without it `injector clean` is needed after a SIGKILL".to_owned(),
+        ),
+        Err(error) => (Fact::Unknown(error.to_string()), error.hint().unwrap_or_default()),
+    };
+    rows.push(Row::new("tcx", fact, false, &remedy));
+    rows
+}
+
+fn loads() -> Vec<Row> {
+    let reports = match programs::load_all() {
+        Ok(reports) => reports,
+        Err(error) => {
+            return vec![Row::new("BPF maps", Fact::No(error.to_string()), true, "see the error")];
+        }
+    };
+    reports
+        .into_iter()
+        .map(|report| {
+            let fact = match report.error {
+                None => Fact::Yes(format!("{} instructions verified", report.verified_insns.unwrap_or(0))),
+                Some(error) => Fact::No(error),
+            };
+            Row::new(&format!("program {}", report.program), fact, true, "the kernel's words are above")
+        })
+        .collect()
+}
+
+fn as_text(release: &str, rows: &[Row], able: bool, kinds: &[&str], colour: bool) -> String {
+    let mut text = format!("Linux {release}\n");
+    let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
+    for row in rows {
+        let (sign, detail) = match &row.fact {
+            Fact::Yes(detail) => (if colour { "yes".green().to_string() } else { "yes".to_owned() }, detail),
+            Fact::No(why) => (if colour { " no".red().to_string() } else { " no".to_owned() }, why),
+            Fact::Unknown(why) => (if colour { "  ?".yellow().to_string() } else { "  ?".to_owned() }, why),
+        };
+        let _ = writeln!(text, "  {sign}  {:width$}  {detail}", row.name);
+        if let Some(remedy) = &row.remedy {
+            let _ = writeln!(text, "       {:width$}  remedy: {remedy}", "");
+        }
+    }
+    let verdict = if able { "can be injected here" } else { "can't be injected here" };
+    let _ = writeln!(text, "{} {verdict}", kinds.join(", "));
+    text
+}

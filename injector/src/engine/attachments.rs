@@ -1,0 +1,347 @@
+//! What is attached where, kept up to date while namespaces and devices come and go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use aya::programs::cgroup_skb::CgroupSkbLink;
+use aya::programs::tc::{SchedClassifierLink, qdisc_add_clsact};
+
+use super::error::EngineError;
+
+use crate::host::link::{Device, LinkEvent, LinkWatch, attach_points, list, set_gso_max_segs};
+use crate::host::netlink::Netlink;
+use crate::host::netns::{NetnsId, enter, namespaces_of};
+use crate::host::tc::{self, Direction, HookQdisc};
+use crate::journal::{Entry, Journal};
+use crate::kernel::attach::{self, FilterId, Rung};
+use crate::kernel::{Kernel, programs};
+use crate::kill_point::kill_point;
+
+/// The handle of our filters: one program per preference, so any number does.
+const FILTER_HANDLE: u32 = 1;
+
+/// `gso_max_segs` at which every packet is one segment.
+const SINGLE_SEGMENT: u32 = 1;
+
+/// The two things that attaching changes, always together.
+pub(super) struct Hands<'a> {
+    pub(super) kernel: &'a mut Kernel,
+    pub(super) journal: &'a mut Journal,
+}
+
+/// One network namespace in which cgroup targets are struck.
+#[derive(Debug)]
+struct Namespace {
+    fd: OwnedFd,
+    watch: LinkWatch,
+    /// Attached devices by index. A filter has no link: the journal has it.
+    devices: BTreeMap<u32, (String, Option<SchedClassifierLink>)>,
+    /// Names and indices of all its devices, attached or not.
+    names: BTreeMap<u32, String>,
+}
+
+/// A device that is struck as a whole.
+#[derive(Debug)]
+pub(super) struct StruckDevice {
+    /// Its name.
+    pub(super) name: String,
+    /// Its index.
+    pub(super) index: u32,
+    /// The directions in which it is struck, and the program of each.
+    pub(super) ways: BTreeSet<(Direction, &'static str)>,
+    /// Whether it must send single segments.
+    pub(super) per_segment: bool,
+}
+
+/// All attachments of an experiment. Links go when this is dropped; filters go with the journal.
+#[derive(Debug)]
+pub(super) struct Attachments {
+    rung: Rung,
+    egress: bool,
+    per_segment: bool,
+    cgroups: Vec<CgroupSkbLink>,
+    namespaces: BTreeMap<NetnsId, Namespace>,
+    devices: Vec<SchedClassifierLink>,
+}
+
+impl Attachments {
+    /// None yet. `egress`: whether cgroup targets need devices at all; `per_segment`: whether those must send
+    /// single segments.
+    pub(super) fn new(rung: Rung, egress: bool, per_segment: bool) -> Self {
+        Self {
+            rung,
+            egress,
+            per_segment,
+            cgroups: Vec::new(),
+            namespaces: BTreeMap::new(),
+            devices: Vec::new(),
+        }
+    }
+
+    /// Attaches the ingress program to a cgroup.
+    pub(super) fn attach_cgroup(
+        &mut self,
+        kernel: &mut Kernel,
+        directory: &std::fs::File,
+        path: &str,
+    ) -> Result<(), EngineError> {
+        self.cgroups.push(attach::cgroup_ingress(kernel, directory, path)?);
+        kill_point("cgroup attached");
+        Ok(())
+    }
+
+    /// Attaches the programs of a device that is struck as a whole, in the controller's own namespace.
+    pub(super) fn attach_device(
+        &mut self,
+        hands: &mut Hands<'_>,
+        namespace: NetnsId,
+        device: &StruckDevice,
+    ) -> Result<(), EngineError> {
+        for &(way, program) in &device.ways {
+            let site =
+                Site { rung: self.rung, namespace, name: &device.name, index: device.index, way, program };
+            self.devices.extend(site.attach(hands)?);
+        }
+        if device.per_segment {
+            split(hands.journal, namespace, device.index, &device.name)?;
+        }
+        Ok(())
+    }
+
+    /// Attaches in every namespace that the processes use and that is not yet known, and drops those that
+    /// nobody uses any more. Returns whether a name or index of a device changed.
+    pub(super) fn scan(&mut self, hands: &mut Hands<'_>, pids: &BTreeSet<i32>) -> Result<bool, EngineError> {
+        let used = namespaces_of(pids.iter().copied())?;
+        let mut changed = false;
+        // A namespace that we hold open lives on, with all its devices. Filters need it until the end, though:
+        // no link would take them away.
+        if self.rung == Rung::Tcx {
+            let before = self.namespaces.len();
+            self.namespaces.retain(|id, _| used.contains_key(id));
+            changed = self.namespaces.len() != before;
+        }
+        for (id, fd) in used {
+            if !self.namespaces.contains_key(&id) {
+                self.enter_namespace(hands, id, fd)?;
+                changed = true;
+            }
+        }
+        for id in self.namespaces.keys().copied().collect::<Vec<_>>() {
+            changed |= self.follow_devices(hands, id)?;
+        }
+        Ok(changed)
+    }
+
+    fn enter_namespace(
+        &mut self,
+        hands: &mut Hands<'_>,
+        id: NetnsId,
+        fd: OwnedFd,
+    ) -> Result<(), EngineError> {
+        // The watch first, the list after it: no device falls between the two.
+        let watch = LinkWatch::open_in(fd.as_fd())?;
+        let devices = list(&mut Netlink::open_in(fd.as_fd())?)?;
+        self.namespaces.insert(id, Namespace { fd, watch, devices: BTreeMap::new(), names: BTreeMap::new() });
+        self.attach_new(hands, id, &devices)
+    }
+
+    /// Applies what the watch of one namespace has seen. Any event ends in a fresh list, which is cheap and
+    /// can't drift from the truth.
+    fn follow_devices(&mut self, hands: &mut Hands<'_>, id: NetnsId) -> Result<bool, EngineError> {
+        let Some(namespace) = self.namespaces.get_mut(&id) else { return Ok(false) };
+        let mut changed = false;
+        while let Some(event) = namespace.watch.try_next()? {
+            if let LinkEvent::Gone { index, .. } = event {
+                namespace.devices.remove(&index);
+                namespace.names.remove(&index);
+            }
+            changed = true;
+        }
+        if changed {
+            let devices = list(&mut Netlink::open_in(namespace.fd.as_fd())?)?;
+            self.attach_new(hands, id, &devices)?;
+        }
+        Ok(changed)
+    }
+
+    fn attach_new(&mut self, hands: &mut Hands<'_>, id: NetnsId, all: &[Device]) -> Result<(), EngineError> {
+        let Some(namespace) = self.namespaces.get_mut(&id) else { return Ok(()) };
+        namespace.names = all.iter().map(|device| (device.index, device.name.clone())).collect();
+        if !self.egress {
+            // What arrives is struck at the cgroup, but its rules may name devices too.
+            return Ok(());
+        }
+        for device in attach_points(all) {
+            if namespace.devices.contains_key(&device.index) {
+                continue;
+            }
+            let site = Site {
+                rung: self.rung,
+                namespace: id,
+                name: &device.name,
+                index: device.index,
+                way: Direction::Egress,
+                program: programs::EGRESS.for_device(device.is_ethernet()),
+            };
+            let per_segment = self.per_segment;
+            let attached = enter(namespace.fd.as_fd(), || {
+                let link = site.attach(hands)?;
+                if per_segment {
+                    split(hands.journal, id, device.index, &device.name)?;
+                }
+                Ok(link)
+            })?;
+            match attached {
+                Ok(link) => drop(namespace.devices.insert(device.index, (device.name.clone(), link))),
+                // It may have gone away between the list and the attachment, whatever the error was then.
+                Err(_) if is_gone(namespace, device.index)? => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Names and indices of the devices of each namespace.
+    pub(super) fn device_names(&self) -> Vec<Vec<(String, u32)>> {
+        let names = |ns: &Namespace| ns.names.iter().map(|(index, name)| (name.clone(), *index)).collect();
+        self.namespaces.values().map(names).collect()
+    }
+
+    /// Number of devices with a program, for status and logs.
+    pub(super) fn device_count(&self) -> usize {
+        self.devices.len() + self.namespaces.values().map(|ns| ns.devices.len()).sum::<usize>()
+    }
+
+    /// Number of namespaces in which cgroup targets are struck.
+    pub(super) fn namespace_count(&self) -> usize {
+        self.namespaces.len()
+    }
+}
+
+fn is_gone(namespace: &Namespace, index: u32) -> Result<bool, EngineError> {
+    Ok(crate::host::link::get(&mut Netlink::open_in(namespace.fd.as_fd())?, index)?.is_none())
+}
+
+/// One attachment to come.
+struct Site<'a> {
+    rung: Rung,
+    namespace: NetnsId,
+    name: &'a str,
+    index: u32,
+    way: Direction,
+    program: &'static str,
+}
+
+impl Site<'_> {
+    /// Attaches; must be called in the device's namespace.
+    fn attach(&self, hands: &mut Hands<'_>) -> Result<Option<SchedClassifierLink>, EngineError> {
+        let link = match self.rung {
+            Rung::Tcx => Some(attach::tcx(hands.kernel, self.program, self.name, self.way)?),
+            Rung::Clsact => {
+                self.attach_filter(hands)?;
+                None
+            }
+        };
+        kill_point("device attached");
+        Ok(link)
+    }
+
+    fn attach_filter(&self, hands: &mut Hands<'_>) -> Result<(), EngineError> {
+        let mut netlink = Netlink::open()?;
+        // Until the filter is there, no other experiment may find the qdisc empty and delete it.
+        let neighbours = hands.journal.neighbours()?;
+        match tc::hook_qdisc(&mut netlink, self.index)? {
+            Some(HookQdisc::Clsact) => {
+                if neighbours.same(&self.clsact_made()).is_some() {
+                    hands.journal.append(self.clsact_made())?;
+                }
+            }
+            Some(HookQdisc::Ingress) => {
+                return Err(EngineError::ForeignIngress { device: self.name.to_owned() });
+            }
+            None => self.make_clsact(hands)?,
+        }
+        let taken: BTreeSet<u16> =
+            tc::filters(&mut netlink, self.index, self.way)?.iter().map(|f| f.pref).collect();
+        let pref = free_preference(&taken);
+        let program_id = attach::classifier_id(hands.kernel, self.program)?;
+        hands.journal.append(Entry::Filter {
+            netns: self.namespace,
+            ifindex: self.index,
+            ifname: self.name.to_owned(),
+            direction: self.way,
+            pref,
+            handle: FILTER_HANDLE,
+            program_id,
+        })?;
+        attach::filter(
+            hands.kernel,
+            self.program,
+            self.name,
+            self.way,
+            FilterId { pref, handle: FILTER_HANDLE },
+        )?;
+        Ok(())
+    }
+
+    fn clsact_made(&self) -> Entry {
+        Entry::ClsactMade { netns: self.namespace, ifindex: self.index, ifname: self.name.to_owned() }
+    }
+
+    fn make_clsact(&self, hands: &mut Hands<'_>) -> Result<(), EngineError> {
+        hands.journal.append(self.clsact_made())?;
+        qdisc_add_clsact(self.name).map_err(|source| EngineError::Clsact {
+            device: self.name.to_owned(),
+            source: Box::new(source),
+        })?;
+        kill_point("clsact made");
+        Ok(())
+    }
+}
+
+/// The preference before all that are taken, or the first free one when 1 is taken.
+fn free_preference(taken: &BTreeSet<u16>) -> u16 {
+    match taken.first() {
+        Some(&lowest) if lowest > 1 => lowest - 1,
+        None => 1,
+        Some(_) => (1..=u16::MAX).find(|pref| !taken.contains(pref)).unwrap_or(u16::MAX),
+    }
+}
+
+/// Makes a device of the current namespace send single segments.
+fn split(journal: &mut Journal, netns: NetnsId, index: u32, name: &str) -> Result<(), EngineError> {
+    let mut netlink = Netlink::open()?;
+    let neighbours = journal.neighbours()?;
+    let Some(device) = crate::host::link::get(&mut netlink, index)? else { return Ok(()) };
+    let entry = Entry::GsoMaxSegs {
+        netns,
+        ifindex: index,
+        ifname: name.to_owned(),
+        previous: device.gso_max_segs,
+        set: SINGLE_SEGMENT,
+    };
+    if device.gso_max_segs == SINGLE_SEGMENT {
+        // Another experiment's doing is shared, with the value that it found; otherwise it was so.
+        if let Some(shared) = neighbours.same(&entry) {
+            journal.append(shared.clone())?;
+        }
+        return Ok(());
+    }
+    journal.append(entry)?;
+    set_gso_max_segs(&mut netlink, index, SINGLE_SEGMENT)?;
+    kill_point("gso set");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_filter_goes_first_if_there_is_room() {
+        let pref = |taken: &[u16]| free_preference(&taken.iter().copied().collect());
+        assert_eq!(pref(&[]), 1);
+        assert_eq!(pref(&[49152, 49151]), 49150);
+        assert_eq!(pref(&[1, 2, 4]), 3);
+    }
+}

@@ -1,0 +1,137 @@
+//! The steps by which an experiment begins: its entry in the journal, its targets, its attachments.
+//!
+//! Each is given what it needs and keeps nothing; [`Session`](super::Session) has their order, and holds what they made.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+
+use jiff::Timestamp;
+
+use super::attachments::{Attachments, Hands, StruckDevice};
+use super::error::EngineError;
+use super::prepare::{Prepared, TargetPlan};
+use crate::host::cgroup::{Cgroup, Hierarchy, is_below};
+use crate::host::facts::boot_id;
+use crate::host::netns::NetnsId;
+use crate::host::process::ProcessId;
+use crate::host::tc::Direction;
+use crate::journal::{self, Header, Journal};
+use crate::kernel::programs;
+use crate::plan::{Hook, Place};
+use crate::target::{Acquired, acquire, acquire_run_leaf};
+
+/// The first line of the experiment's journal.
+pub(super) fn header(prepared: &Prepared) -> Result<Header, EngineError> {
+    let started = Timestamp::now();
+    let duration = jiff::SignedDuration::from_nanos(prepared.scenario.duration_ns.cast_signed());
+    Ok(Header {
+        version: journal::VERSION,
+        id: prepared.id.clone(),
+        name: prepared.scenario.name.clone(),
+        controller: ProcessId::of_self()?,
+        boot_id: boot_id()?,
+        started,
+        deadline: started.checked_add(duration).unwrap_or(Timestamp::MAX),
+        targets: prepared.targets.values().map(TargetPlan::key).collect(),
+    })
+}
+
+/// The mark of an experiment's decided packets; never 0, which is what other packets have.
+pub(super) fn mark_of(id: &str) -> u16 {
+    (injector_common::draw::fault_number(id.as_bytes()) as u16).max(1)
+}
+
+/// Makes every target ready, and the cgroup of the command of `run`.
+pub(super) fn acquire_targets(
+    prepared: &Prepared,
+    journal: &mut Journal,
+) -> Result<(BTreeMap<String, Place>, Option<Cgroup>), EngineError> {
+    let mut places = BTreeMap::new();
+    let mut run_leaf: Option<Cgroup> = None;
+    for (name, target) in &prepared.targets {
+        let place = match target {
+            TargetPlan::Found(found) => match acquire(found, journal)? {
+                Acquired::Cgroup(cgroup) => place_of(&cgroup),
+                Acquired::Interface { device, .. } => Place::Interface {
+                    name: device.name.clone(),
+                    index: device.index,
+                    is_ethernet: device.is_ethernet(),
+                },
+            },
+            TargetPlan::Run(plan) => {
+                let leaf = match run_leaf.take() {
+                    Some(leaf) => leaf,
+                    None => acquire_run_leaf(plan, journal)?,
+                };
+                place_of(run_leaf.insert(leaf))
+            }
+        };
+        places.insert(name.clone(), place);
+    }
+    Ok((places, run_leaf))
+}
+
+fn place_of(cgroup: &Cgroup) -> Place {
+    Place::Cgroup { path: cgroup.path.clone(), id: cgroup.id, level: cgroup.level }
+}
+
+/// Attaches the ingress program to the outermost cgroups that are struck there: the program finds the
+/// innermost target itself, and must not run twice.
+pub(super) fn attach_cgroups(
+    prepared: &Prepared,
+    places: &BTreeMap<String, Place>,
+    hands: &mut Hands<'_>,
+    attachments: &mut Attachments,
+) -> Result<(), EngineError> {
+    let struck: BTreeSet<&String> = prepared
+        .faults
+        .iter()
+        .filter(|fault| fault.hooks.contains(&Hook::CgroupIngress))
+        .filter_map(|fault| match places.get(&fault.target) {
+            Some(Place::Cgroup { path, .. }) => Some(path),
+            _ => None,
+        })
+        .collect();
+    let hierarchy = Hierarchy::find()?;
+    for path in &struck {
+        if struck.iter().any(|other| is_below(other, path)) {
+            continue;
+        }
+        let directory = File::open(hierarchy.directory(path)).map_err(EngineError::Runtime)?;
+        attachments.attach_cgroup(hands.kernel, &directory, path)?;
+    }
+    Ok(())
+}
+
+/// Attaches to the devices that are struck as a whole.
+pub(super) fn attach_devices(
+    prepared: &Prepared,
+    places: &BTreeMap<String, Place>,
+    hands: &mut Hands<'_>,
+    attachments: &mut Attachments,
+) -> Result<(), EngineError> {
+    // By index: two targets may name one device, whose packets walk through the rules of both in one pass.
+    let mut devices = BTreeMap::<u32, StruckDevice>::new();
+    for (target, place) in places {
+        let Place::Interface { name, index, is_ethernet } = place else { continue };
+        let device = devices.entry(*index).or_insert_with(|| StruckDevice {
+            name: name.clone(),
+            index: *index,
+            ways: BTreeSet::new(),
+            per_segment: false,
+        });
+        for fault in prepared.faults.iter().filter(|fault| fault.target == *target) {
+            device.per_segment |= fault.per_segment;
+            if fault.hooks.contains(&Hook::DeviceEgress) {
+                device.ways.insert((Direction::Egress, programs::DEVICE_OUT.for_device(*is_ethernet)));
+            }
+            if fault.hooks.contains(&Hook::DeviceIngress) {
+                device.ways.insert((Direction::Ingress, programs::DEVICE_IN.for_device(*is_ethernet)));
+            }
+        }
+    }
+    for device in devices.values() {
+        attachments.attach_device(hands, NetnsId::of_self()?, device)?;
+    }
+    Ok(())
+}

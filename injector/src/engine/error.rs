@@ -1,0 +1,148 @@
+//! What can end an experiment.
+
+use crate::errno::name_of;
+use crate::host::cgroup::CgroupError;
+use crate::host::facts::FactError;
+use crate::host::netlink::NetlinkError;
+use crate::host::netns::NetnsError;
+use crate::host::process::ProcessError;
+use crate::journal::JournalError;
+use crate::kernel::KernelError;
+use crate::plan::PlanError;
+use crate::target::TargetError;
+
+/// An error of an experiment; each has been reverted before anybody sees it.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The scenario can't be planned on this host.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The kernel half failed.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The journal could not be written or is in another experiment's way.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A target could not be found, or must not be struck.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// A cgroup operation failed.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// A namespace could not be used.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// Netlink failed.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// A process could not be looked at.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// A fact about the host could not be read.
+    #[error(transparent)]
+    Fact(#[from] FactError),
+    /// A device has an ingress qdisc, which keeps clsact out.
+    #[error(
+        "the device {device} has an `ingress` qdisc, which keeps `clsact` out, and this kernel has no tcx"
+    )]
+    ForeignIngress {
+        /// The device.
+        device: String,
+    },
+    /// The clsact qdisc could not be made.
+    #[error("no `clsact` qdisc could be made on {device}: {source}")]
+    Clsact {
+        /// The device.
+        device: String,
+        /// The cause.
+        #[source]
+        source: Box<aya::programs::tc::TcError>,
+    },
+    /// A device that is struck as a whole disappeared.
+    #[error("the device {device} of the target `{target}` disappeared while it was struck")]
+    DeviceGone {
+        /// The target.
+        target: String,
+        /// The device.
+        device: String,
+    },
+    /// A name of `[peers]` has no address.
+    #[error("the peer `{name}` has no address: {detail}")]
+    Peer {
+        /// The host name.
+        name: String,
+        /// What the resolver said.
+        detail: String,
+    },
+    /// The command of `run` could not be started.
+    #[error("`{command}` could not be started: {}", name_of(.source))]
+    Spawn {
+        /// The command.
+        command: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Signals, sockets or timers failed.
+    #[error("the controller's own runtime failed: {}", name_of(.0))]
+    Runtime(#[source] std::io::Error),
+    /// The experiment has ended already.
+    #[error("the experiment has ended")]
+    Ended,
+    /// The record of decisions could not be written.
+    #[error("the record could not be written: {}", name_of(.0))]
+    Record(#[source] std::io::Error),
+    /// The kernel half can't be had here.
+    #[error("{what}: {why}")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// Why not.
+        why: String,
+    },
+    /// The process may not do what this takes.
+    #[error("injector lacks {}", missing.join(", "))]
+    Privileges {
+        /// The capabilities.
+        missing: Vec<String>,
+    },
+    /// Something is left on the host.
+    #[error("{} things could not be taken back:\n{}", .0.len(), .0.join("\n"))]
+    Leftovers(Vec<String>),
+}
+
+impl EngineError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let fixed = match self {
+            Self::Journal(error) => return error.hint(),
+            Self::Target(error) => return error.hint(),
+            Self::Cgroup(error) => return error.hint(),
+            Self::Netns(error) => return error.hint(),
+            Self::Netlink(error) => return error.hint(),
+            Self::Process(error) => return error.hint(),
+            Self::ForeignIngress { device } => {
+                return Some(format!(
+                    "remove it if it is yours (`tc qdisc del dev {device} ingress`), or use Linux 6.6 or later"
+                ));
+            }
+            Self::DeviceGone { .. } => {
+                "everything else was taken back; apply the scenario again when the device is there"
+            }
+            Self::Peer { .. } => "write the address itself, or add the name to /etc/hosts",
+            Self::Spawn { .. } => "give the command as the shell would find it, after `--`",
+            Self::Leftovers(_) => "`injector clean` tries again",
+            Self::Privileges { .. } => "run it as root: `sudo injector ...`",
+            Self::Unsupported { .. } => "`injector doctor` says what this kernel can do",
+            Self::Plan(_)
+            | Self::Kernel(_)
+            | Self::Fact(_)
+            | Self::Record(_)
+            | Self::Ended
+            | Self::Clsact { .. }
+            | Self::Runtime(_) => return None,
+        };
+        Some(fixed.to_owned())
+    }
+}

@@ -1,0 +1,24 @@
+//! The life of an experiment: prepare, begin, arm, follow the host, end, report.
+//!
+//! `prepare` reads and decides; [`Session`] is the only thing that changes the host, and takes back what it
+//! changed when it is ended or dropped, panics included. `drive` waits for the end; `control` is the socket
+//! for `status` and `stop`. The words and numbers of plans and reports are `plan`'s and `report`'s.
+
+mod attachments;
+mod begin;
+pub mod control;
+mod drive;
+mod error;
+mod prepare;
+mod probe;
+mod record;
+mod session;
+mod signals;
+mod survey;
+
+pub use drive::{Ending, SCAN_INTERVAL, drive};
+pub use error::EngineError;
+pub use prepare::{Options, Prepared, TargetPlan, check_capabilities, prepare};
+pub use probe::tc_rung;
+pub use session::Session;
+pub use signals::Signals;

@@ -1,0 +1,367 @@
+//! An experiment on the host: the only thing that changes it, and the one that takes everything back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use nix::time::{ClockId, clock_gettime};
+
+use super::attachments::{Attachments, Hands};
+use super::begin::{acquire_targets, attach_cgroups, attach_devices, header, mark_of};
+use super::error::EngineError;
+use super::prepare::Prepared;
+use super::record::Recorder;
+use crate::host::cgroup::{Cgroup, CgroupError, Hierarchy};
+use crate::host::link;
+use crate::host::netlink::Netlink;
+use crate::journal::{Entry, Journal, Store};
+use crate::kernel::{Image, Kernel};
+use crate::kill_point::kill_point;
+use crate::plan::{self, Hook, Lowered, Place, World};
+use crate::report::{self, FaultReport, Outcome, Report};
+
+/// How the warning begins that names of devices mean too much by now; it is given once.
+const DEVICES_KEPT: &str = "devices have appeared that the rules can't hold, so by name they mean and spare those alone that were there before";
+
+/// A running experiment. Dropping it reverts it.
+#[derive(Debug)]
+pub struct Session {
+    prepared: Prepared,
+    places: BTreeMap<String, Place>,
+    run_leaf: Option<Cgroup>,
+    lowered: Lowered,
+    attachments: Option<Attachments>,
+    kernel: Kernel,
+    journal: Option<Journal>,
+    armed: Option<(Timestamp, Instant)>,
+    took: Option<Duration>,
+    warnings: Vec<String>,
+    recorder: Option<Recorder>,
+    /// Targets whose cgroup is gone, each told of once.
+    vanished: BTreeSet<String>,
+}
+
+/// Takes everything back unless a session has taken the journal over: after errors and panics.
+struct Guard(Option<Journal>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(journal) = self.0.take() {
+            // The error at hand is the one to tell; what can't be taken back stays for `clean`.
+            let _ = take_back(journal);
+        }
+    }
+}
+
+impl Session {
+    /// Changes the host as planned, everything but arming: the journal first, then targets, maps, programs and
+    /// attachments. After an error nothing is left.
+    pub fn begin(prepared: Prepared, store: &Store) -> Result<Self, EngineError> {
+        let mut guard = Guard(Some(store.register(header(&prepared)?)?));
+        kill_point("registered");
+        let Some(journal) = &mut guard.0 else { return Err(EngineError::Ended) };
+        let mut session = Self::build(prepared, journal)?;
+        session.journal = guard.0.take();
+        Ok(session)
+    }
+
+    fn build(prepared: Prepared, journal: &mut Journal) -> Result<Self, EngineError> {
+        let (places, run_leaf) = acquire_targets(&prepared, journal)?;
+        kill_point("targets ready");
+        let world = world(&prepared, &places, BTreeMap::new());
+        let lowered = plan::lower(&prepared.scenario, prepared.seed, &world)?;
+        let mut kernel = Kernel::load(&lowered.image, mark_of(&prepared.id))?;
+        kill_point("maps filled");
+        let uses = |hook| prepared.faults.iter().any(|fault| fault.hooks.contains(&hook));
+        let per_segment = prepared.faults.iter().any(|fault| fault.per_segment);
+        let mut attachments = Attachments::new(prepared.rung, uses(Hook::CgroupEgress), per_segment);
+        let mut hands = Hands { kernel: &mut kernel, journal };
+        attach_cgroups(&prepared, &places, &mut hands, &mut attachments)?;
+        attach_devices(&prepared, &places, &mut hands, &mut attachments)?;
+        let mut session = Self {
+            warnings: prepared.warnings.clone(),
+            prepared,
+            places,
+            run_leaf,
+            lowered,
+            attachments: Some(attachments),
+            kernel,
+            journal: None,
+            armed: None,
+            took: None,
+            recorder: None,
+            vanished: BTreeSet::new(),
+        };
+        let pids = session.pids()?;
+        if let Some(attachments) = &mut session.attachments {
+            attachments.scan(&mut Hands { kernel: &mut session.kernel, journal }, &pids)?;
+        }
+        session.rename_devices()?;
+        kill_point("attached");
+        Ok(session)
+    }
+
+    /// Writes every decision to a file from now on. The experiment must have been prepared with `trace`.
+    pub fn record_to(&mut self, file: std::io::BufWriter<File>) -> Result<(), EngineError> {
+        let ids = self.prepared.faults.iter().map(|fault| fault.id.clone()).collect();
+        self.recorder = Some(Recorder::new(self.kernel.take_events()?, file, ids));
+        Ok(())
+    }
+
+    fn drain(&mut self) -> Result<(), EngineError> {
+        let Some(recorder) = &mut self.recorder else { return Ok(()) };
+        recorder.drain()?;
+        let lost = self.kernel.events_lost()?;
+        if lost > 0 && !recorder.told_of_loss {
+            recorder.told_of_loss = true;
+            self.warnings
+                .push("decisions came faster than they could be recorded: the record has gaps".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Arms the programs: the experiment's time starts.
+    pub fn arm(&mut self) -> Result<(), EngineError> {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|e| EngineError::Runtime(e.into()))?;
+        let now_ns = Duration::from(now).as_nanos() as u64;
+        self.kernel.arm(now_ns, now_ns.saturating_add(self.prepared.scenario.duration_ns))?;
+        self.armed = Some((Timestamp::now(), Instant::now()));
+        kill_point("armed");
+        Ok(())
+    }
+
+    /// How long it may last.
+    #[must_use]
+    pub fn duration(&self) -> Duration {
+        Duration::from_nanos(self.prepared.scenario.duration_ns)
+    }
+
+    /// The experiment's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.prepared.id
+    }
+
+    /// The cgroup of the command of `run`.
+    #[must_use]
+    pub fn run_leaf(&self) -> Option<&Cgroup> {
+        self.run_leaf.as_ref()
+    }
+
+    /// Namespaces and devices that are struck, for people.
+    #[must_use]
+    pub fn reach(&self) -> (usize, usize) {
+        self.attachments.as_ref().map_or((0, 0), |a| (a.namespace_count(), a.device_count()))
+    }
+
+    /// The experiment's directory, while it runs.
+    pub(super) fn directory(&self) -> &Path {
+        self.journal.as_ref().map_or(Path::new("/nonexistent"), Journal::directory)
+    }
+
+    /// Strikes what has appeared since the last look: namespaces, devices, names of devices.
+    pub fn follow_host(&mut self) -> Result<(), EngineError> {
+        self.check_devices()?;
+        let pids = self.pids()?;
+        // Fields by themselves: a panic below must find the journal where `drop` looks for it.
+        let Self { journal: Some(journal), attachments: Some(attachments), kernel, .. } = self else {
+            return Ok(());
+        };
+        if attachments.scan(&mut Hands { kernel, journal }, &pids)? {
+            self.follow_names()?;
+        }
+        self.drain()
+    }
+
+    /// Every process of every cgroup target, or this one while there is none: what enters an empty cgroup
+    /// later comes as a rule from here.
+    fn pids(&mut self) -> Result<BTreeSet<i32>, EngineError> {
+        let hierarchy = Hierarchy::find()?;
+        let mut pids = BTreeSet::new();
+        for (target, place) in &self.places {
+            let Place::Cgroup { path, id, .. } = place else { continue };
+            match hierarchy.open(path) {
+                Ok(cgroup) if cgroup.id == *id => pids.extend(hierarchy.procs(&cgroup)?),
+                // Removed while it was struck: there is nothing left to take back. What takes its name is
+                // another cgroup to the kernel.
+                Ok(_) | Err(CgroupError::Unknown { .. }) => {
+                    if self.vanished.insert(target.clone()) {
+                        self.warnings.push(format!(
+                            "the cgroup {path} of the target `{target}` was removed while it was struck: what was made anew under its name is not hit"
+                        ));
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if pids.is_empty() {
+            pids.insert(std::process::id().cast_signed());
+        }
+        Ok(pids)
+    }
+
+    /// Writes the rules again, or says that devices have appeared which they can't hold: while it runs that is
+    /// no reason to end.
+    fn follow_names(&mut self) -> Result<(), EngineError> {
+        let renamed = self.rename_devices();
+        let Err(EngineError::Plan(error)) = renamed else { return renamed };
+        if !self.warnings.iter().any(|warning| warning.starts_with(DEVICES_KEPT)) {
+            let text = error.to_string();
+            let text = text.split("\n\nhint").next().unwrap_or_default();
+            self.warnings.push(format!("{DEVICES_KEPT}: {text}"));
+        }
+        Ok(())
+    }
+
+    /// Writes the rules again whose devices have other indices now.
+    fn rename_devices(&mut self) -> Result<(), EngineError> {
+        let mut names = self.attachments.as_ref().map(Attachments::device_names).unwrap_or_default();
+        // Of another namespace than the targets' no index may stand in a rule: one number, two devices.
+        if self.places.values().any(|place| matches!(place, Place::Interface { .. })) {
+            let own = link::list(&mut Netlink::open()?)?;
+            names.push(own.into_iter().map(|device| (device.name, device.index)).collect());
+        }
+        let devices = plan::device_indices(&self.prepared.scenario, &names)?;
+        let world = world(&self.prepared, &self.places, devices);
+        let lowered = plan::lower(&self.prepared.scenario, self.prepared.seed, &world)?;
+        for (index, rule) in changed_rules(&self.lowered.image, &lowered.image) {
+            self.kernel.set_rule(index, rule)?;
+        }
+        self.lowered = lowered;
+        Ok(())
+    }
+
+    fn check_devices(&self) -> Result<(), EngineError> {
+        for (target, place) in &self.places {
+            let Place::Interface { name, index, .. } = place else { continue };
+            if link::get(&mut Netlink::open()?, *index)?.is_none() {
+                return Err(EngineError::DeviceGone { target: target.clone(), device: name.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the faults while their command runs on: all is taken back but the cgroups, in which it still is.
+    pub fn release(&mut self) -> Result<(), EngineError> {
+        self.end_faults()?;
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        let keeps = |entry: &Entry| matches!(entry, Entry::CgroupMade { .. } | Entry::ProcessMoved { .. });
+        let rest: Vec<usize> =
+            (0..journal.entries().len()).filter(|&n| !keeps(&journal.entries()[n].entry)).collect();
+        for index in rest.into_iter().rev() {
+            // What fails here is tried again at the end, and told then.
+            let _ = journal.undo(index);
+        }
+        Ok(())
+    }
+
+    /// Disarms and detaches; the rest is taken back by [`Self::end`].
+    fn end_faults(&mut self) -> Result<(), EngineError> {
+        if let Some((_, armed)) = self.armed {
+            self.took.get_or_insert(armed.elapsed());
+        }
+        self.kernel.disarm()?;
+        kill_point("disarmed");
+        self.attachments = None;
+        kill_point("detached");
+        Ok(())
+    }
+
+    /// Takes everything back. What can't be taken back stays in the journal, for `injector clean`.
+    pub fn end(&mut self) -> Result<(), EngineError> {
+        let disarmed = self.end_faults().and_then(|()| self.drain());
+        if let Some(journal) = self.journal.take() {
+            take_back(journal)?;
+        }
+        disarmed
+    }
+
+    /// What happened so far.
+    pub fn report(&mut self, outcome: Outcome, exit_status: Option<i32>) -> Result<Report, EngineError> {
+        let faults = self.fault_reports()?;
+        let mut warnings = self.warnings.clone();
+        // What has not come yet is no miss while it runs.
+        let over = outcome != Outcome::Running;
+        if over {
+            warnings.extend(report::warnings(&faults));
+        }
+        let expected = if over { &self.prepared.scenario.expectations[..] } else { &[] };
+        let expectations = report::expectations(expected, &faults);
+        let running = self.armed.map(|(_, instant)| instant.elapsed()).unwrap_or_default();
+        Ok(Report {
+            name: self.prepared.scenario.name.clone(),
+            id: self.prepared.id.clone(),
+            seed: self.prepared.seed,
+            outcome,
+            kernel: self.prepared.kernel.clone(),
+            started: self.armed.map_or_else(Timestamp::now, |(started, _)| started).to_string(),
+            duration_ns: self.took.unwrap_or(running).as_nanos() as u64,
+            expectations,
+            faults,
+            exit_status,
+            error: None,
+            warnings,
+        })
+    }
+
+    fn fault_reports(&mut self) -> Result<Vec<FaultReport>, EngineError> {
+        let counters = self.kernel.counters()?;
+        let rung = self.prepared.rung;
+        let of_fault = |position: usize| {
+            let rules = self.lowered.fault_of_rule.iter().zip(&counters);
+            rules.filter(move |(fault, _)| **fault == position).map(|(_, counters)| *counters)
+        };
+        let faults = self.prepared.faults.iter().enumerate();
+        Ok(faults.map(|(n, planned)| report::fault(planned, planned.mechanism(rung), of_fault(n))).collect())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // An error or a panic has ended it: it is too late to tell of another error, and what could not be
+        // taken back is in the journal.
+        let _ = self.end();
+    }
+}
+
+fn take_back(mut journal: Journal) -> Result<(), EngineError> {
+    let failed: Vec<String> = journal
+        .undo_all()
+        .into_iter()
+        .filter_map(|outcome| outcome.result.err().map(|error| format!("  {}: {error}", outcome.entry)))
+        .collect();
+    kill_point("taken back");
+    if !failed.is_empty() {
+        return Err(EngineError::Leftovers(failed));
+    }
+    Ok(journal.close()?)
+}
+
+fn world(
+    prepared: &Prepared,
+    places: &BTreeMap<String, Place>,
+    devices: BTreeMap<String, Vec<u32>>,
+) -> World {
+    World {
+        places: places.clone(),
+        peers: prepared.peers.clone(),
+        devices,
+        spared_ports: prepared.spared_ports.clone(),
+        spared_addresses: prepared.spared_addresses.clone(),
+        trace: prepared.options.trace,
+    }
+}
+
+fn changed_rules<'a>(
+    old: &Image,
+    new: &'a Image,
+) -> impl Iterator<Item = (u32, &'a injector_common::rule::Rule)> {
+    let old = old.rules.clone();
+    new.rules
+        .iter()
+        .enumerate()
+        .filter(move |(n, rule)| old.get(*n) != Some(rule))
+        .map(|(n, r)| (n as u32, r))
+}

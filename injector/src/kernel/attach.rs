@@ -1,0 +1,111 @@
+//! Attaching programs, by the best rung that this kernel has.
+//!
+//! On 6.6 and later a tcx link goes first into the device's chain and dies with its owner. Before that a
+//! `cls_bpf` filter hangs on a `clsact` qdisc, and nothing but the journal remembers it. Functions that name a
+//! device must be called in its network namespace.
+
+use std::os::fd::AsFd;
+
+use aya::programs::cgroup_skb::CgroupSkbLink;
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, LinkOrder, TcAttachType};
+
+use super::{Kernel, KernelError, programs};
+use crate::host::tc::Direction;
+
+/// How traffic-control programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rung {
+    /// A tcx link (6.6): owned by its descriptor.
+    Tcx,
+    /// A `cls_bpf` filter on a `clsact` qdisc: journalled, and taken away by netlink.
+    Clsact,
+}
+
+impl Rung {
+    /// The rung's name in plans and reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
+const fn attach_type(way: Direction) -> TcAttachType {
+    match way {
+        Direction::Egress => TcAttachType::Egress,
+        Direction::Ingress => TcAttachType::Ingress,
+    }
+}
+
+/// A filter as the kernel knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FilterId {
+    /// Preference.
+    pub pref: u16,
+    /// Handle.
+    pub handle: u32,
+}
+
+/// The kernel's id of a loaded traffic-control program.
+pub fn classifier_id(kernel: &mut Kernel, program: &'static str) -> Result<u32, KernelError> {
+    let classifier = kernel.classifier(program)?;
+    Ok(classifier.info().map_err(|e| KernelError::program(program, e))?.id())
+}
+
+/// Attaches a program first in the tcx chain of a device of the current network namespace.
+pub fn tcx(
+    kernel: &mut Kernel,
+    program: &'static str,
+    device: &str,
+    way: Direction,
+) -> Result<SchedClassifierLink, KernelError> {
+    let place = || format!("{device} ({way}, tcx)");
+    let classifier = kernel.classifier(program)?;
+    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let link = classifier
+        .attach_with_options(device, attach_type(way), options)
+        .map_err(|e| KernelError::attach(program, place(), &e))?;
+    classifier.take_link(link).map_err(|e| KernelError::attach(program, place(), &e))
+}
+
+/// Attaches a program as a filter of a device of the current network namespace, which has a `clsact` qdisc.
+///
+/// The filter outlives this process: the caller has journalled it, and deletes it.
+pub fn filter(
+    kernel: &mut Kernel,
+    program: &'static str,
+    device: &str,
+    way: Direction,
+    id: FilterId,
+) -> Result<(), KernelError> {
+    let place = || format!("{device} ({way}, clsact)");
+    let classifier = kernel.classifier(program)?;
+    let options = NlOptions { priority: id.pref, handle: TcHandle::from(id.handle), ..NlOptions::default() };
+    let link = classifier
+        .attach_with_options(device, attach_type(way), TcAttachOptions::Netlink(options))
+        .map_err(|e| KernelError::attach(program, place(), &e))?;
+    let link = classifier.take_link(link).map_err(|e| KernelError::attach(program, place(), &e))?;
+    // aya would delete the filter in whatever network namespace the thread is in when it drops the link.
+    std::mem::forget(link);
+    Ok(())
+}
+
+/// Attaches the ingress program to a cgroup.
+pub fn cgroup_ingress(
+    kernel: &mut Kernel,
+    cgroup: impl AsFd,
+    path: &str,
+) -> Result<CgroupSkbLink, KernelError> {
+    let program = programs::INGRESS;
+    let place = || format!("the cgroup {path} (ingress)");
+    let cgroup_skb = kernel.cgroup_skb(program)?;
+    let link = cgroup_skb
+        // `Single` sets no flag, and links of cgroup programs go side by side without one.
+        .attach(cgroup, CgroupSkbAttachType::Ingress, CgroupAttachMode::Single)
+        .map_err(|e| KernelError::attach(program, place(), &e))?;
+    cgroup_skb.take_link(link).map_err(|e| KernelError::attach(program, place(), &e))
+}

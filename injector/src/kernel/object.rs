@@ -1,0 +1,269 @@
+//! The loaded object: its maps filled, its programs loaded one by one, armed last.
+
+use std::collections::BTreeMap;
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::programs::{CgroupSkb, SchedClassifier};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
+use injector_common::layout::{AddressKey, Control, Counters, FaultState, MAX_LEVELS, SET_BITS, Target};
+use injector_common::packet::CLASSES;
+use injector_common::rule::Rule;
+use injector_common::{ABI_VERSION, event::Event};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+
+use super::error::KernelError;
+
+static OBJECT: &[u8] = include_bytes_aligned!(env!("INJECTOR_EBPF_OBJECT"));
+
+/// Room for decisions between two visits of the reader, when an experiment is traced.
+const TRACE_BYTES: u32 = 4 << 20;
+
+/// What the maps of an experiment hold: numbers only, made by the plan.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Image {
+    /// Seed of the experiment.
+    pub seed: u64,
+    /// Number of faults.
+    pub faults: u32,
+    /// Rules, those of one target and direction side by side.
+    pub rules: Vec<Rule>,
+    /// Targets by cgroup id.
+    pub targets: BTreeMap<u64, Target>,
+    /// Targets by device index.
+    pub interfaces: BTreeMap<u32, Target>,
+    /// Networks of the numbered sets, with the length of the prefix in bits of the mapped address, and
+    /// whether they belong to the set (1) or are cut out of a larger network of it (0).
+    pub addresses: Vec<(AddressKey, u32, u32)>,
+    /// Depths at which targets live, deepest first.
+    pub levels: Vec<u32>,
+    /// `CONTROL_` bits.
+    pub flags: u32,
+}
+
+/// The object in the kernel. Dropping it takes all of it away.
+#[derive(Debug)]
+pub struct Kernel {
+    ebpf: Ebpf,
+    control: Control,
+}
+
+impl Kernel {
+    /// Creates the maps and fills them. Nothing is attached, and nothing is armed.
+    pub fn load(image: &Image, mark: u16) -> Result<Self, KernelError> {
+        check_abi()?;
+        let entries = |n: usize| (n as u32).max(1);
+        let mut loader = EbpfLoader::new();
+        loader
+            .verifier_log_level(VerifierLogLevel::STATS)
+            .map_max_entries("TARGETS", entries(image.targets.len()))
+            .map_max_entries("INTERFACES", entries(image.interfaces.len()))
+            .map_max_entries("RULES", entries(image.rules.len()))
+            .map_max_entries("COUNTERS", entries(image.rules.len()))
+            .map_max_entries("FAULTS", image.faults.max(1))
+            .map_max_entries("SEQUENCES", image.faults.max(1) * CLASSES)
+            .map_max_entries("ADDRESSES", entries(image.addresses.len()));
+        if image.flags & injector_common::layout::CONTROL_TRACE != 0 {
+            loader.map_max_entries("EVENTS", TRACE_BYTES);
+        }
+        let ebpf = loader.load(OBJECT).map_err(KernelError::object)?;
+        let mut kernel = Self { ebpf, control: control_of(image, mark) };
+        kernel.fill(image)?;
+        Ok(kernel)
+    }
+
+    fn fill(&mut self, image: &Image) -> Result<(), KernelError> {
+        let mut targets: HashMap<_, u64, Target> = self.typed("TARGETS")?;
+        for (id, target) in &image.targets {
+            targets.insert(id, target, 0).map_err(|e| KernelError::map("TARGETS", e))?;
+        }
+        let mut interfaces: HashMap<_, u32, Target> = self.typed("INTERFACES")?;
+        for (index, target) in &image.interfaces {
+            interfaces.insert(index, target, 0).map_err(|e| KernelError::map("INTERFACES", e))?;
+        }
+        let mut addresses: LpmTrie<_, AddressKey, u32> = self.typed("ADDRESSES")?;
+        for (key, bits, value) in &image.addresses {
+            addresses
+                .insert(&Key::new(SET_BITS + bits, *key), *value, 0)
+                .map_err(|e| KernelError::map("ADDRESSES", e))?;
+        }
+        for (index, rule) in image.rules.iter().enumerate() {
+            self.set_rule(index as u32, rule)?;
+        }
+        Ok(())
+    }
+
+    /// Replaces one rule, for example when a device that it names has appeared.
+    pub fn set_rule(&mut self, index: u32, rule: &Rule) -> Result<(), KernelError> {
+        let mut rules: Array<_, Rule> = self.typed("RULES")?;
+        rules.set(index, rule, 0).map_err(|e| KernelError::map("RULES", e))
+    }
+
+    /// Arms the programs from `start_ns` to `deadline_ns`, both `CLOCK_MONOTONIC`.
+    pub fn arm(&mut self, start_ns: u64, deadline_ns: u64) -> Result<(), KernelError> {
+        self.control = Control { armed: 1, start_ns, deadline_ns, ..self.control };
+        self.write_control()
+    }
+
+    /// The kill switch: from here on no program strikes.
+    pub fn disarm(&mut self) -> Result<(), KernelError> {
+        self.control.armed = 0;
+        self.write_control()
+    }
+
+    fn write_control(&mut self) -> Result<(), KernelError> {
+        let value = self.control;
+        let mut control: Array<_, Control> = self.typed("CONTROL")?;
+        control.set(0, value, 0).map_err(|e| KernelError::map("CONTROL", e))
+    }
+
+    /// What each rule did so far, all CPUs together.
+    pub fn counters(&mut self) -> Result<Vec<Counters>, KernelError> {
+        let counters: PerCpuArray<_, Counters> = self.typed("COUNTERS")?;
+        (0..counters.len())
+            .map(|index| {
+                let per_cpu = counters.get(&index, 0).map_err(|e| KernelError::map("COUNTERS", e))?;
+                Ok(per_cpu.iter().fold(Counters::default(), add))
+            })
+            .collect()
+    }
+
+    /// What one fault remembers.
+    pub fn fault_state(&mut self, slot: u32) -> Result<FaultState, KernelError> {
+        let faults: Array<_, FaultState> = self.typed("FAULTS")?;
+        faults.get(&slot, 0).map_err(|e| KernelError::map("FAULTS", e))
+    }
+
+    /// The ring of decisions, once.
+    pub fn take_events(&mut self) -> Result<aya::maps::RingBuf<MapData>, KernelError> {
+        let map = self.ebpf.take_map("EVENTS").ok_or(KernelError::Missing { name: "EVENTS" })?;
+        aya::maps::RingBuf::try_from(map).map_err(|e| KernelError::map("EVENTS", e))
+    }
+
+    /// Decisions that found no room in the ring.
+    pub fn events_lost(&mut self) -> Result<u64, KernelError> {
+        let lost: PerCpuArray<_, u64> = self.typed("EVENTS_LOST")?;
+        let per_cpu = lost.get(&0, 0).map_err(|e| KernelError::map("EVENTS_LOST", e))?;
+        Ok(per_cpu.iter().sum())
+    }
+
+    /// A traffic-control program, loaded.
+    pub fn classifier(&mut self, name: &'static str) -> Result<&mut SchedClassifier, KernelError> {
+        let program = self.ebpf.program_mut(name).ok_or(KernelError::Missing { name })?;
+        let program: &mut SchedClassifier = program.try_into().map_err(|e| KernelError::program(name, e))?;
+        if program.fd().is_err() {
+            program.load().map_err(|e| KernelError::program(name, e))?;
+        }
+        Ok(program)
+    }
+
+    /// A cgroup program, loaded.
+    pub fn cgroup_skb(&mut self, name: &'static str) -> Result<&mut CgroupSkb, KernelError> {
+        let program = self.ebpf.program_mut(name).ok_or(KernelError::Missing { name })?;
+        let program: &mut CgroupSkb = program.try_into().map_err(|e| KernelError::program(name, e))?;
+        if program.fd().is_err() {
+            program.load().map_err(|e| KernelError::program(name, e))?;
+        }
+        Ok(program)
+    }
+
+    /// Names of all programs of the object, in order.
+    #[must_use]
+    pub fn program_names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// One program by name, whatever its type.
+    pub fn program(&mut self, name: &str) -> Option<&mut aya::programs::Program> {
+        self.ebpf.program_mut(name)
+    }
+
+    fn typed<'a, T>(&'a mut self, name: &'static str) -> Result<T, KernelError>
+    where
+        T: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>,
+    {
+        let map = self.ebpf.map_mut(name).ok_or(KernelError::Missing { name })?;
+        T::try_from(map).map_err(|e| KernelError::map(name, e))
+    }
+}
+
+/// Reads an event as the ring has it; `None` if it has another size.
+#[must_use]
+pub fn decode_event(bytes: &[u8]) -> Option<Event> {
+    if bytes.len() != size_of::<Event>() {
+        return None;
+    }
+    // SAFETY: the length is right, `Event` is repr(C) without padding and takes every bit pattern, and the
+    // read makes no demand on alignment.
+    Some(unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() })
+}
+
+fn control_of(image: &Image, mark: u16) -> Control {
+    let mut levels = [0; MAX_LEVELS];
+    for (slot, &level) in levels.iter_mut().zip(&image.levels) {
+        *slot = level;
+    }
+    Control {
+        abi_version: ABI_VERSION,
+        seed: image.seed,
+        level_count: image.levels.len().min(MAX_LEVELS) as u32,
+        flags: image.flags,
+        levels,
+        mark: u32::from(mark),
+        ..Control::default()
+    }
+}
+
+fn add(a: Counters, b: &Counters) -> Counters {
+    Counters {
+        matched: a.matched + b.matched,
+        segments_matched: a.segments_matched + b.segments_matched,
+        injected: a.injected + b.injected,
+        segments_injected: a.segments_injected + b.segments_injected,
+        spared_by_limit: a.spared_by_limit + b.spared_by_limit,
+        spared_by_budget: a.spared_by_budget + b.spared_by_budget,
+        contended: a.contended + b.contended,
+        unsplit: a.unsplit + b.unsplit,
+    }
+}
+
+/// The halves are compiled by different compilers: the object must say the version of the border that it
+/// was built with.
+fn check_abi() -> Result<(), KernelError> {
+    let found = abi_of(OBJECT);
+    if found == Some(ABI_VERSION) { Ok(()) } else { Err(KernelError::Abi { found }) }
+}
+
+fn abi_of(elf: &[u8]) -> Option<u32> {
+    let file = object::File::parse(elf).ok()?;
+    let symbol = file.symbols().find(|s| s.name() == Ok("INJECTOR_ABI_VERSION"))?;
+    let section = file.section_by_index(symbol.section_index()?).ok()?;
+    let data = section.data().ok()?;
+    let start = usize::try_from(symbol.address()).ok()?;
+    Some(u32::from_le_bytes(data.get(start..start + 4)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_object_speaks_this_version() {
+        assert_eq!(abi_of(OBJECT), Some(ABI_VERSION));
+        assert_eq!(abi_of(b"no object"), None);
+    }
+
+    #[test]
+    fn the_object_is_free_for_the_kernel() {
+        let file = object::File::parse(OBJECT).unwrap();
+        assert_eq!(file.section_by_name("license").unwrap().data().unwrap(), b"Dual MIT/GPL\0");
+    }
+
+    #[test]
+    fn an_event_of_another_size_is_refused() {
+        assert_eq!(decode_event(&[0; 95]), None);
+        assert_eq!(decode_event(&[0; 96]), Some(Event::default()));
+    }
+}

@@ -1,0 +1,90 @@
+//! Every program of the object, loaded on the running kernel: what `injector programs` prints and what
+//! `cargo xtask verify` compares over the kernels.
+
+use aya::programs::Program;
+use serde::Serialize;
+
+use super::{Image, Kernel, KernelError};
+
+/// A traffic-control program in its two forms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Classifier {
+    /// For Ethernet devices and loopback: reads headers directly.
+    ethernet: &'static str,
+    /// For devices whose frames begin otherwise (tun, ppp, wireguard): asks the kernel for each header.
+    any: &'static str,
+}
+
+impl Classifier {
+    /// The form for a device.
+    #[must_use]
+    pub const fn for_device(self, is_ethernet: bool) -> &'static str {
+        if is_ethernet { self.ethernet } else { self.any }
+    }
+}
+
+/// Packets that leave a cgroup.
+pub const EGRESS: Classifier = Classifier { ethernet: "injector_egress", any: "injector_egress_any" };
+/// Packets that arrive at a cgroup.
+pub const INGRESS: &str = "injector_ingress";
+/// Packets that leave by a device.
+pub const DEVICE_OUT: Classifier = Classifier { ethernet: "injector_dev_out", any: "injector_dev_out_any" };
+/// Packets that arrive at a device.
+pub const DEVICE_IN: Classifier = Classifier { ethernet: "injector_dev_in", any: "injector_dev_in_any" };
+
+/// How the kernel took one program.
+#[derive(Debug, Serialize)]
+pub struct ProgramReport {
+    /// Its name.
+    pub program: String,
+    /// Its type, in the kernel's words.
+    pub r#type: &'static str,
+    /// Whether the kernel loaded it.
+    pub loaded: bool,
+    /// Instructions that the verifier walked.
+    pub verified_insns: Option<u32>,
+    /// Size of the program as the kernel keeps it.
+    pub xlated_bytes: Option<u32>,
+    /// Why it was refused.
+    pub error: Option<String>,
+}
+
+/// Loads every program of the object. Nothing is attached.
+pub fn load_all() -> Result<Vec<ProgramReport>, KernelError> {
+    let mut kernel = Kernel::load(&Image::default(), 1)?;
+    Ok(kernel.program_names().into_iter().map(|name| report(&mut kernel, name)).collect())
+}
+
+fn report(kernel: &mut Kernel, name: String) -> ProgramReport {
+    let Some(program) = kernel.program(&name) else {
+        return refused(name, "unknown", "it is not in the object".to_owned());
+    };
+    let (kind, loaded) = match program {
+        Program::SchedClassifier(p) => ("sched_cls", p.load()),
+        Program::CgroupSkb(p) => ("cgroup_skb", p.load()),
+        _ => return refused(name, "unknown", "injector has no use for this type".to_owned()),
+    };
+    if let Err(error) = loaded {
+        return refused(name, kind, KernelError::program("of the object", error).to_string());
+    }
+    let info = program.info().ok();
+    ProgramReport {
+        program: name,
+        r#type: kind,
+        loaded: true,
+        verified_insns: info.as_ref().and_then(aya::programs::ProgramInfo::verified_instruction_count),
+        xlated_bytes: info.as_ref().and_then(aya::programs::ProgramInfo::size_translated),
+        error: None,
+    }
+}
+
+fn refused(program: String, r#type: &'static str, error: String) -> ProgramReport {
+    ProgramReport {
+        program,
+        r#type,
+        loaded: false,
+        verified_insns: None,
+        xlated_bytes: None,
+        error: Some(error),
+    }
+}

@@ -1,0 +1,261 @@
+//! From a valid scenario and a resolved world to numbers: what the maps hold, what is attached where.
+//!
+//! Everything here is pure. What the plan needs to know of the host comes in as a [`World`]; what it decides
+//! goes out as an [`Image`](crate::kernel::Image) and as [`PlannedFault`]s. Nothing here attaches or reads.
+
+mod addresses;
+mod lower;
+mod matching;
+mod rate;
+mod spare;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+pub use lower::{Lowered, lower};
+pub(crate) use matching::{check_devices, device_indices, names_devices};
+pub use rate::requested;
+pub use spare::{MAX_SPARED_PORTS, unspared_ports};
+
+use crate::kernel::attach::Rung;
+use crate::scenario::{Direction, Effect, Fault, Per, Scenario};
+
+/// Where a target is, once it is found (or made).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A cgroup and all below it.
+    Cgroup {
+        /// Path from the root of the hierarchy, such as `/app/db`.
+        path: String,
+        /// Its id, as `bpf_skb_ancestor_cgroup_id` gives it.
+        id: u64,
+        /// Its depth; the root is 0.
+        level: u32,
+    },
+    /// A device in the controller's network namespace.
+    Interface {
+        /// Its name.
+        name: String,
+        /// Its index.
+        index: u32,
+        /// Whether its frames begin with an Ethernet header.
+        is_ethernet: bool,
+    },
+}
+
+/// What a plan must know of the host.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// Where each target of the scenario is.
+    pub places: BTreeMap<String, Place>,
+    /// The networks of each `[peers]` set, names resolved.
+    pub peers: BTreeMap<String, Vec<IpNet>>,
+    /// Indices of the devices that scenarios name, in all namespaces of the targets.
+    pub devices: BTreeMap<String, Vec<u32>>,
+    /// TCP ports that interface-wide faults spare: the operator's SSH, the most important first.
+    pub spared_ports: Vec<u16>,
+    /// Addresses that interface-wide faults spare: the default gateways.
+    pub spared_addresses: Vec<IpAddr>,
+    /// Whether each decision is written to the ring.
+    pub trace: bool,
+}
+
+/// Why a valid scenario can't be planned on this host.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PlanError {
+    /// Targets at more depths of the cgroup tree than one program looks at.
+    #[error(
+        "the targets live at {levels} different depths of the cgroup tree, and {max} is the most\n\nhint: split the scenario, or target a common ancestor"
+    )]
+    TooManyLevels {
+        /// Depths found.
+        levels: usize,
+        /// Depths allowed.
+        max: usize,
+    },
+    /// More rules on one target than one packet may walk through.
+    #[error(
+        "{rules} rules strike the target `{target}`, and {max} is the most (a fault of direction \"both\" is two)\n\nhint: join faults whose `match` lists can be one"
+    )]
+    TooManyRules {
+        /// Target.
+        target: String,
+        /// Rules found.
+        rules: usize,
+        /// Rules allowed.
+        max: usize,
+    },
+    /// A device name that means different devices, whose index another device bears elsewhere.
+    #[error(
+        "the fault `{fault}` names the device `{device}`, which is number {index} in one network namespace, where `{other}` bears that number in another\n\nhint: leave `interface` and `device_exclude` out, or give the targets scenarios of their own"
+    )]
+    AmbiguousDevice {
+        /// Fault.
+        fault: String,
+        /// Device that it names.
+        device: String,
+        /// Index that they share.
+        index: u32,
+        /// The other device.
+        other: String,
+    },
+    /// More devices bear the names of one list than a rule holds.
+    #[error(
+        "the fault `{fault}` means {devices} devices by {}, in all network namespaces of the targets together, and {max} is the most\n\nhint: name fewer devices, or give the targets scenarios of their own",
+        quoted(.names)
+    )]
+    TooManyDevices {
+        /// Fault.
+        fault: String,
+        /// The names of the list that some device bears.
+        names: Vec<String>,
+        /// Devices that bear them.
+        devices: usize,
+        /// Devices allowed.
+        max: usize,
+    },
+    /// The target was not resolved, which is an error of injector.
+    #[error("the target `{0}` was not resolved")]
+    Unresolved(String),
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// A hook that a fault needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    /// Traffic control, egress, on every device of the target's network namespaces.
+    CgroupEgress,
+    /// The socket filters of a cgroup.
+    CgroupIngress,
+    /// Traffic control, egress, of one device.
+    DeviceEgress,
+    /// Traffic control, ingress, of one device.
+    DeviceIngress,
+}
+
+/// What a fault will be: what `injector plan` prints.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedFault {
+    /// Its id.
+    pub id: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its target's name.
+    pub target: String,
+    /// Which way.
+    pub direction: Direction,
+    /// The hooks it needs.
+    pub hooks: Vec<Hook>,
+    /// Share of the matching packets that it was asked to strike; `None` where no share was asked for.
+    pub requested_rate: Option<f64>,
+    /// Whether devices must be told to send single segments.
+    pub per_segment: bool,
+    /// What it does not do here, in sentences.
+    pub notes: Vec<String>,
+}
+
+impl PlannedFault {
+    /// The hooks by their names, such as `tc egress (tcx) + cgroup_skb ingress`.
+    #[must_use]
+    pub fn mechanism(&self, rung: Rung) -> String {
+        let name = |hook: &Hook| match hook {
+            Hook::CgroupEgress | Hook::DeviceEgress => format!("tc egress ({})", rung.name()),
+            Hook::DeviceIngress => format!("tc ingress ({})", rung.name()),
+            Hook::CgroupIngress => "cgroup_skb ingress".to_owned(),
+        };
+        self.hooks.iter().map(name).collect::<Vec<_>>().join(" + ")
+    }
+}
+
+/// What a target is, as far as hooks depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TargetKind {
+    /// A cgroup, however it was named.
+    Cgroup,
+    /// A device.
+    Device,
+    /// A loopback device, on which what leaves arrives too.
+    Loopback,
+}
+
+/// The faults of a scenario as they will be, in the order of the file.
+///
+/// `kind_of` says of a target what it is.
+#[must_use]
+pub fn faults(scenario: &Scenario, kind_of: &dyn Fn(&str) -> TargetKind) -> Vec<PlannedFault> {
+    scenario.faults.iter().map(|fault| planned(fault, kind_of(&fault.target))).collect()
+}
+
+fn planned(fault: &Fault, kind: TargetKind) -> PlannedFault {
+    let interface = kind != TargetKind::Cgroup;
+    let mut hooks = Vec::new();
+    if fault.direction != Direction::Ingress {
+        hooks.push(if interface { Hook::DeviceEgress } else { Hook::CgroupEgress });
+    }
+    if fault.direction != Direction::Egress {
+        hooks.push(if interface { Hook::DeviceIngress } else { Hook::CgroupIngress });
+    }
+    let mut notes = notes(&hooks, &fault.effect);
+    if kind == TargetKind::Loopback && fault.direction == Direction::Both {
+        notes.push("loopback: each packet leaves and arrives here, so in both directions it is decided twice, and what is asked for as 10% is 19%; take one direction to decide it once".to_owned());
+    }
+    PlannedFault {
+        id: fault.id.clone(),
+        kind: fault.effect.kind(),
+        target: fault.target.clone(),
+        direction: fault.direction,
+        requested_rate: requested(fault),
+        per_segment: per_segment(&fault.effect),
+        notes,
+        hooks,
+    }
+}
+
+fn per_segment(effect: &Effect) -> bool {
+    matches!(effect, Effect::Loss(loss) if loss.per == Per::Segment)
+}
+
+/// What each hook can't see, so that nobody takes a silence for a proof.
+fn notes(hooks: &[Hook], effect: &Effect) -> Vec<String> {
+    let mut notes = Vec::new();
+    if hooks.contains(&Hook::CgroupEgress) {
+        notes.push("egress: resets of closed ports, ICMP errors and the last ACKs of TIME-WAIT have no socket of the target and are not hit".to_owned());
+    }
+    if hooks.contains(&Hook::CgroupIngress) {
+        notes.push("ingress: dropped at the socket, so the receiver's UDP counts it in InErrors; segments for TIME-WAIT and closed ports are not hit".to_owned());
+    }
+    if per_segment(effect) {
+        notes.push("per segment: the devices' gso_max_segs is set to 1 while the experiment runs, which costs throughput".to_owned());
+        if hooks.iter().any(|hook| matches!(hook, Hook::CgroupIngress | Hook::DeviceIngress)) {
+            notes.push("per segment, ingress: what another host or namespace sends merged, or what GRO merges, is still decided at once; `unsplit` in the report counts it".to_owned());
+        }
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notes_of(direction: &str, kind: TargetKind) -> String {
+        let text = format!(
+            "duration = \"1s\"\n[target.t]\ninterface = \"lo\"\n[[fault]]\ntarget = \"t\"\nkind = \"network.loss\"\n\
+             direction = \"{direction}\"\n"
+        );
+        let source = crate::scenario::Source::text("t.toml", text);
+        let scenario = crate::scenario::load(&source, &crate::scenario::Overrides::default()).unwrap();
+        faults(&scenario, &|_| kind)[0].notes.join("\n")
+    }
+
+    #[test]
+    fn both_directions_of_a_loopback_decide_twice() {
+        assert!(notes_of("both", TargetKind::Loopback).contains("decided twice"));
+        assert!(!notes_of("egress", TargetKind::Loopback).contains("decided twice"));
+        assert!(!notes_of("both", TargetKind::Device).contains("decided twice"));
+    }
+}

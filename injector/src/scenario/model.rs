@@ -1,0 +1,325 @@
+//! What a valid scenario means: plain values, every default filled in, every number in its unit.
+//!
+//! Nothing here knows of files or of the host. Host names, cgroup paths and process ids are as they were written;
+//! whether they exist is found out when targets are resolved.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use ipnet::IpNet;
+
+use super::matching::Match;
+use super::quantity::{Budget, Nth, P32};
+
+/// One experiment: who is hit, by what, when, and what must have been seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scenario {
+    /// Name, for reports; the file's name without its ending if the file gives none.
+    pub name: String,
+    /// Every random draw derives from it; `None` means that the controller picks one and reports it.
+    pub seed: Option<u64>,
+    /// Upper bound of the experiment, enforced in the kernel; more than 0.
+    pub duration_ns: u64,
+    /// Who can be hit, by name.
+    pub targets: BTreeMap<String, Target>,
+    /// Named sets of addresses.
+    pub peers: BTreeMap<String, Vec<PeerAddress>>,
+    /// What happens; at least one.
+    pub faults: Vec<Fault>,
+    /// What must have been seen at the end.
+    pub expectations: Vec<Expectation>,
+}
+
+/// Somebody that faults can hit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Name in the scenario.
+    pub name: String,
+    /// How it is found on the host.
+    pub selector: Selector,
+}
+
+/// How a target is found on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selector {
+    /// A cgroup with all below it: an absolute path from the root of the cgroup v2 hierarchy.
+    Cgroup(String),
+    /// A process, with its later children.
+    Pid(i32),
+    /// Everything that passes a network interface.
+    Interface(String),
+    /// The command that `injector run` starts.
+    Command,
+}
+
+/// One address of a `[peers]` set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerAddress {
+    /// An address or a network.
+    Net(IpNet),
+    /// A host name, resolved on the host when the experiment is planned.
+    Name(String),
+}
+
+/// One fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Unique in the scenario; `<kind>-<n>` if the file gives none.
+    pub id: String,
+    /// Name of the target.
+    pub target: String,
+    /// What is done to a match.
+    pub effect: Effect,
+    /// Which way the packets go, seen from the target.
+    pub direction: Direction,
+    /// Which packets are meant.
+    pub matcher: Match,
+    /// Which of those are not meant after all (`not`).
+    pub exclude: Option<Match>,
+    /// How often a match is struck. Loss models that are not memoryless have their own, and then this is "always".
+    pub frequency: Frequency,
+    /// At most so many injections.
+    pub limit: Option<u64>,
+    /// At most so many injections per period.
+    pub budget: Option<Budget>,
+    /// When the fault may strike.
+    pub when: When,
+}
+
+/// Which way packets go, seen from the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Direction {
+    /// They leave the target.
+    #[default]
+    Egress,
+    /// They arrive at the target.
+    Ingress,
+    /// Either.
+    Both,
+}
+
+/// How often a match is struck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frequency {
+    /// Each match by itself, with this probability.
+    Probability(P32),
+    /// Matches by their number.
+    Nth(Nth),
+}
+
+impl Default for Frequency {
+    fn default() -> Self {
+        Self::Probability(P32::ONE)
+    }
+}
+
+/// When a fault may strike, in nanoseconds since the experiment's start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct When {
+    /// The first window opens here.
+    pub start_ns: u64,
+    /// Length of a window; `None` is to the end.
+    pub for_ns: Option<u64>,
+    /// Distance of two windows; `None` is one window only. Only with `for_ns`.
+    pub every_ns: Option<u64>,
+    /// Each window opens later by a seeded time below this.
+    pub jitter_ns: u64,
+}
+
+/// What is done to a match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// The packet is lost as the network would lose it.
+    Loss(Loss),
+    /// The packet is dropped so that the sender's own stack notices.
+    LocalDrop,
+}
+
+impl Effect {
+    /// Name of the kind in a scenario.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Loss(_) => "network.loss",
+            Self::LocalDrop => "network.local-drop",
+        }
+    }
+}
+
+/// How packets are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loss {
+    /// Which packets.
+    pub model: LossModel,
+    /// What counts as a packet.
+    pub per: Per,
+}
+
+/// What counts as one packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Per {
+    /// What the stack handles at once, also if that is a GSO super-packet of many segments.
+    #[default]
+    Packet,
+    /// What goes over the wire.
+    Segment,
+}
+
+/// Which packets are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LossModel {
+    /// Each by itself, as the fault's `frequency` says.
+    Bernoulli,
+    /// Two states, good and bad (Gilbert 1960, Elliott 1963).
+    ///
+    /// A packet meets the state that it finds; then the state moves.
+    GilbertElliott {
+        /// Chance to go from good to bad.
+        p: P32,
+        /// Chance to go from bad to good.
+        r: P32,
+        /// Chance of a packet to be delivered in the bad state.
+        h: P32,
+        /// Chance of a packet to be delivered in the good state.
+        k: P32,
+    },
+    /// The four-state chain of netem's `loss state` (`loss_4state` in `net/sched/sch_netem.c`).
+    ///
+    /// Salsano, Ludovici, Ordine and Giannuzzi, "Definition of a general and intuitive loss model for packet networks
+    /// and its implementation in the Netem module in the Linux kernel" (2012). The states are 1: delivered, in a gap
+    /// between bursts; 2: delivered, within a burst; 3: lost, within a burst; 4: lost alone, in a gap. It starts in 1.
+    /// For each packet the state moves first, and the packet meets the new one:
+    ///
+    /// - 1 goes to 3 with `p13`, to 4 with `p14`, else stays, so `p13 + p14 <= 100 %`;
+    /// - 2 goes to 3 with `p23`, else stays;
+    /// - 3 goes to 1 with `p31`, to 2 with `p32`, else stays, so `p31 + p32 <= 100 %`;
+    /// - 4 always goes back to 1, and that packet is delivered.
+    Markov {
+        /// Chance that a burst begins.
+        p13: P32,
+        /// Chance that a burst ends after a lost packet.
+        p31: P32,
+        /// Chance that a burst goes on with a delivered packet.
+        p32: P32,
+        /// Chance that the next packet within a burst is lost again.
+        p23: P32,
+        /// Chance of a single loss between bursts.
+        p14: P32,
+    },
+    /// `up` packets are delivered, then `down` are lost, and so on.
+    PeriodicPackets {
+        /// Delivered packets of a period, at least 1.
+        up: u64,
+        /// Lost packets of a period, at least 1.
+        down: u64,
+    },
+    /// All is delivered for `up_ns`, then all is lost for `down_ns`, and so on.
+    PeriodicTime {
+        /// Nanoseconds of a period in which all is delivered, at least 1.
+        up_ns: u64,
+        /// Nanoseconds of a period in which all is lost, at least 1.
+        down_ns: u64,
+    },
+}
+
+/// What a fault must have done at the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expectation {
+    /// Id of the fault.
+    pub fault: String,
+    /// What is looked at.
+    pub metric: Metric,
+    /// How it is compared.
+    pub comparison: Comparison,
+    /// With what.
+    pub value: Expected,
+}
+
+/// What an expectation looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metric {
+    /// Matches, struck or not.
+    Matched,
+    /// Injections.
+    Injected,
+    /// Injections in segments on the wire.
+    SegmentsInjected,
+    /// Injections per match.
+    RealisedRate,
+}
+
+impl Metric {
+    /// Name of the key in a scenario and in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Matched => "matched",
+            Self::Injected => "injected",
+            Self::SegmentsInjected => "segments_injected",
+            Self::RealisedRate => "realised_rate",
+        }
+    }
+}
+
+/// The value that an expectation compares with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// A number of events, for the counters.
+    Count(u64),
+    /// A share of the matches, for `realised_rate`.
+    Rate(P32),
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => count.fmt(f),
+            Self::Rate(rate) => rate.fmt(f),
+        }
+    }
+}
+
+/// How two values are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparison {
+    /// `==`
+    Eq,
+    /// `!=`
+    Ne,
+    /// `<`
+    Lt,
+    /// `<=`
+    Le,
+    /// `>`
+    Gt,
+    /// `>=`
+    Ge,
+}
+
+impl Comparison {
+    /// The operator as it is written.
+    #[must_use]
+    pub const fn symbol(self) -> &'static str {
+        match self {
+            Self::Eq => "==",
+            Self::Ne => "!=",
+            Self::Lt => "<",
+            Self::Le => "<=",
+            Self::Gt => ">",
+            Self::Ge => ">=",
+        }
+    }
+
+    /// Whether `left` compares so with `right`.
+    #[must_use]
+    pub fn holds<T: PartialOrd>(self, left: &T, right: &T) -> bool {
+        match self {
+            Self::Eq => left == right,
+            Self::Ne => left != right,
+            Self::Lt => left < right,
+            Self::Le => left <= right,
+            Self::Gt => left > right,
+            Self::Ge => left >= right,
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! End-to-end tests: the built `injector` on real programs, seen from outside by tools that we did not write.
+//!
+//! Each test makes its own namespaces and cgroups. `scene` and `udp` set up and send, `model` and `statistics`
+//! say what must come out; the other modules are the tests, one subject each. How experiments begin and end,
+//! and what they leave, is not here.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a helper that fails fails its test"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod agent;
+mod determinism;
+mod directions;
+mod interface;
+mod iperf;
+mod loss;
+mod matching;
+mod matrix;
+mod model;
+mod netem;
+mod outage;
+mod scene;
+mod segments;
+mod statistics;
+mod targets;
+mod tcp;
+mod udp;
+mod windows;

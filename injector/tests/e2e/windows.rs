@@ -1,0 +1,202 @@
+//! When faults strike, and how often at most.
+//!
+//! Nobody here relies on a busy machine's punctuality: each datagram has the times before and after it was
+//! sent, and what the kernel did must be right for some time in between.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use injector_common::draw::{PURPOSE_WINDOW, fault_number, stream};
+use injector_common::window::Window;
+use nix::time::{ClockId, clock_gettime};
+
+use crate::agent::Agent;
+use crate::scene::Scene;
+use crate::support::{Experiment, Report, SERVER_V4, root_or_skip};
+use crate::udp::Receiver;
+
+const MS: u64 = 1_000_000;
+const SEED: u64 = 21;
+/// Between the two instants a busy machine may have run somebody else.
+const SLACK_MS: u64 = 100;
+/// How far the clocks of two CPUs may be apart on an emulated machine.
+const SKEW_NS: u64 = MS;
+/// Distance of the starts that are tried: finer than what the datagrams leave open.
+const STEP_NS: u64 = MS / 20;
+
+/// One datagram: `CLOCK_MONOTONIC` before and after it was sent, and whether it was lost.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    before_ns: u64,
+    after_ns: u64,
+    lost: bool,
+}
+
+/// Flows of numbered datagrams, one to each port, that are about to be sent. Their receivers are there before the
+/// experiment starts: on a busy machine that takes longer than a window.
+struct Flows {
+    receivers: Vec<Receiver>,
+    ports: Vec<u16>,
+    count: u32,
+}
+
+impl Flows {
+    fn new(scene: &Scene, ports: &[u16], count: u32) -> Self {
+        let receiver = |port: &u16| Receiver::start(SERVER_V4, *port, count, |command| scene.remote(command));
+        Self { receivers: ports.iter().map(receiver).collect(), ports: ports.to_vec(), count }
+    }
+
+    /// Sends them, `rate` per second and port, from where the agent is.
+    fn send(self, agent: &mut Agent, rate: u32) -> Vec<Vec<Sent>> {
+        let Self { receivers, ports, count } = self;
+        let times = agent.ask(&format!("steady('{SERVER_V4}', {ports:?}, {count}, {rate})"));
+        let times: Vec<Vec<[u64; 2]>> = serde_json::from_value(times).unwrap();
+        let flow = |(receiver, times): (Receiver, Vec<[u64; 2]>)| {
+            let lost = receiver.lost();
+            let sent = |(n, [before_ns, after_ns]): (u32, [u64; 2])| Sent {
+                before_ns,
+                after_ns,
+                lost: lost.contains(&n),
+            };
+            (0..).zip(times).map(sent).collect()
+        };
+        receivers.into_iter().zip(times).map(flow).collect()
+    }
+}
+
+fn clock_ns(clock: ClockId) -> i128 {
+    Duration::from(clock_gettime(clock).unwrap()).as_nanos().cast_signed()
+}
+
+/// When the experiment was armed, by `CLOCK_MONOTONIC`: the report says it by the wall clock, some instructions
+/// later.
+fn origin(report: &Report) -> RangeInclusive<u64> {
+    let started: jiff::Timestamp = report.object["started"].as_str().unwrap().parse().unwrap();
+    let ago_ns = clock_ns(ClockId::CLOCK_REALTIME) - started.as_nanosecond();
+    let started_ns = (clock_ns(ClockId::CLOCK_MONOTONIC) - ago_ns) as u64;
+    started_ns - SLACK_MS * MS..=started_ns + MS
+}
+
+/// Whether the window explains what became of every datagram, for some start of the experiment.
+fn explains(window: &Window, sent: &[Sent], origin: &RangeInclusive<u64>) -> bool {
+    let fits = |origin: u64, one: &Sent| {
+        let (from, to) =
+            (one.before_ns.saturating_sub(origin + SKEW_NS), one.after_ns.saturating_sub(origin));
+        // An edge of the window may lie between the two; windows are longer.
+        window.is_open(from) == one.lost || window.is_open(to) == one.lost
+    };
+    origin.clone().step_by(STEP_NS as usize).any(|origin| sent.iter().all(|one| fits(origin, one)))
+}
+
+/// Key `when` and the window that it means.
+fn cases() -> Vec<(u16, &'static str, Window)> {
+    let window = |start_ms, for_ms, every_ms, jitter_ms, port: u16| Window {
+        start_ns: start_ms * MS,
+        for_ns: for_ms * MS,
+        every_ns: every_ms * MS,
+        jitter_ns: jitter_ms * MS,
+        stream: stream(SEED, fault_number(format!("f{port}").as_bytes()), PURPOSE_WINDOW),
+    };
+    vec![
+        (5001, "{ start = \"2s\" }", window(2000, 0, 0, 0, 5001)),
+        (5002, "{ for = \"2500ms\" }", window(0, 2500, 0, 0, 5002)),
+        (5003, "{ start = \"300ms\", for = \"400ms\", every = \"900ms\" }", window(300, 400, 900, 0, 5003)),
+        (5004, "{ for = \"300ms\", every = \"800ms\", jitter = \"400ms\" }", window(0, 300, 800, 400, 5004)),
+    ]
+}
+
+#[test]
+fn windows_open_and_close_in_the_kernel_when_they_should_and_jitter_follows_the_seed() {
+    if !root_or_skip() {
+        return;
+    }
+    let scene = Scene::new();
+    let mut agent = Agent::start(|command| scene.struck(command));
+    agent.ask("udp('10.99.0.2', port=9)");
+    let faults: Vec<String> = cases()
+        .iter()
+        .map(|(port, when, _)| {
+            format!(
+                "id = \"f{port}\"\nkind = \"network.loss\"\nwhen = {when}\n\
+                 match = {{ protocol = \"udp\", remote_port = {port} }}"
+            )
+        })
+        .collect();
+    let faults: Vec<&str> = faults.iter().map(String::as_str).collect();
+    let ports: Vec<u16> = cases().iter().map(|(port, ..)| *port).collect();
+    let flows = Flows::new(&scene, &ports, 1000);
+    let experiment = Experiment::apply(&scene.scenario(SEED, &faults));
+    let flows = flows.send(&mut agent, 200);
+    let report = experiment.end();
+    let origin = origin(&report);
+    for ((port, when, window), sent) in cases().into_iter().zip(flows) {
+        let lost = sent.iter().filter(|one| one.lost).count();
+        assert!((100..=900).contains(&lost), "{when}: {lost} of {} lost", sent.len());
+        assert!(explains(&window, &sent, &origin), "{when}: {sent:?}");
+        let more = 2 * SLACK_MS * MS;
+        let shifted = match window.for_ns {
+            0 => Window { start_ns: window.start_ns + more, ..window },
+            for_ns => Window { for_ns: for_ns - more, ..window },
+        };
+        assert!(!explains(&shifted, &sent, &origin), "{when}: another window would do as well");
+        let fault = report.fault(&format!("f{port}"));
+        assert_eq!((fault.matched, fault.injected), (lost as u64, lost as u64), "outside it is not matched");
+    }
+}
+
+#[test]
+fn a_budget_spends_its_count_in_each_period_and_no_more() {
+    if !root_or_skip() {
+        return;
+    }
+    let scene = Scene::new();
+    let mut agent = Agent::start(|command| scene.struck(command));
+    let fault = "kind = \"network.loss\"\nbudget = \"40/1s\"\nmatch = { protocol = \"udp\" }";
+    let flows = Flows::new(&scene, &[5001], 1000);
+    let experiment = Experiment::apply(&scene.scenario(SEED, &[fault]));
+    let sent = flows.send(&mut agent, 250).remove(0);
+    let fault = experiment.end().only();
+    let starts: Vec<usize> = (1..sent.len()).filter(|&n| sent[n].lost && !sent[n - 1].lost).collect();
+    assert!((3..=6).contains(&starts.len()), "{starts:?}");
+    for &start in &starts[..starts.len() - 1] {
+        let length = sent[start..].iter().take_while(|one| one.lost).count();
+        assert_eq!(length, 40, "lost from {start} on");
+    }
+    for pair in starts.windows(2) {
+        // A period begins between the last datagram that was spared and the first that was lost.
+        let earliest = sent[pair[1] - 1].before_ns - sent[pair[0]].after_ns;
+        let latest = sent[pair[1]].after_ns - sent[pair[0] - 1].before_ns;
+        let periods = latest / (1000 * MS);
+        assert!(periods >= 1 && earliest <= periods * 1000 * MS, "{earliest} to {latest} ns apart");
+    }
+    assert_eq!((fault.matched, fault.injected + fault.spared_by_budget), (1000, 1000));
+    assert_eq!(fault.injected, sent.iter().filter(|one| one.lost).count() as u64);
+}
+
+#[test]
+fn nothing_is_lost_after_the_duration_even_if_the_controller_is_stopped() {
+    if !root_or_skip() {
+        return;
+    }
+    let scene = Scene::new();
+    let mut agent = Agent::start(|command| scene.struck(command));
+    let text = format!(
+        "duration = \"2s\"\n{}",
+        scene.scenario(SEED, &["kind = \"network.loss\"\nmatch = { protocol = \"udp\" }"])
+    );
+    let flows = Flows::new(&scene, &[5001], 1000);
+    let experiment = Experiment::apply(&text);
+    let controller = nix::unistd::Pid::from_raw(experiment.pid());
+    nix::sys::signal::kill(controller, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let sent = flows.send(&mut agent, 250).remove(0);
+    nix::sys::signal::kill(controller, nix::sys::signal::Signal::SIGCONT).unwrap();
+    let lost = sent.iter().filter(|one| one.lost).count() as u64;
+    assert!((1..1000).contains(&lost), "{lost} lost");
+    let report = experiment.wait(Duration::from_secs(20));
+    // The deadline is looked at by the coarse clock, which is behind by up to a tick: 10 ms at 100 Hz.
+    let origin = origin(&report);
+    let ends = |ms| explains(&Window { for_ns: ms * MS, ..Window::default() }, &sent, &origin);
+    assert!((2000..=2010).any(ends), "{sent:?}");
+    assert_eq!((report.status, report.only().injected), (Some(0), lost));
+    assert_eq!(report.object["outcome"], "completed");
+}

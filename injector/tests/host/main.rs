@@ -1,0 +1,11 @@
+//! The host modules, the journal and the targets on the real kernel.
+//!
+//! Everything happens in cgroups and network namespaces that a test makes and removes. Without root each test
+//! shows that the kernel refuses the first step with EPERM, and ends there.
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
+mod cgroups;
+mod cleaning;
+mod network;
+mod support;
+mod targets;

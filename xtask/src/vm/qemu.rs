@@ -1,0 +1,155 @@
+//! Runs one guest in QEMU: streams its output, watches its console, kills it when it is lost or late.
+
+use super::console::{self, Verdict};
+use super::kernels::{Kernel, Series};
+use crate::say::say;
+use anyhow::{Context as _, Result};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+/// How QEMU runs the guest's code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Accel {
+    /// Emulation
+    Tcg,
+    /// Virtualisation by /dev/kvm
+    Kvm,
+}
+
+/// Everything that a guest is started from.
+pub(crate) struct Machine<'a> {
+    pub(crate) kernel: &'a Kernel,
+    pub(crate) initramfs: &'a Path,
+    pub(crate) accel: Accel,
+    pub(crate) timeout: Duration,
+}
+
+/// A line of the guest.
+enum Line {
+    /// From the kernel's console (and QEMU's own stderr).
+    Console(String),
+    /// From the command.
+    Output(String),
+}
+
+/// Kills and reaps QEMU when the scope is left early.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Machine<'_> {
+    /// Boots, runs to the verdict, and returns it with what the command printed. Everything goes to `log` too.
+    pub(crate) fn run(&self, log: &Path, stream: bool) -> Result<(Verdict, Vec<String>)> {
+        let mut log =
+            std::fs::File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+        let mut command = self.command();
+        let mut child =
+            Guard(command.spawn().context("cannot start qemu-system-x86_64: run `cargo xtask setup`")?);
+        let (sender, lines) = mpsc::channel();
+        let stdout = child.0.stdout.take().context("QEMU has no stdout")?;
+        let stderr = child.0.stderr.take().context("QEMU has no stderr")?;
+        let other = sender.clone();
+        let readers = [
+            std::thread::spawn(move || read_lines(stdout, &sender, Line::Output)),
+            std::thread::spawn(move || read_lines(stderr, &other, Line::Console)),
+        ];
+        let name = self.kernel.series.name();
+        let deadline = Instant::now() + self.timeout;
+        let mut output = Vec::new();
+        let verdict = loop {
+            let line = match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => line,
+                Err(RecvTimeoutError::Timeout) => break Verdict::TimedOut(self.timeout),
+                Err(RecvTimeoutError::Disconnected) => break Verdict::NoMarker,
+            };
+            let (text, verdict) = match line {
+                Line::Console(text) => (format!("# {text}"), console::verdict_of_console(&text)),
+                Line::Output(text) => {
+                    let verdict = console::verdict_of_output(&text);
+                    if verdict.is_none() {
+                        if stream {
+                            say!("{name}: {text}");
+                        }
+                        output.push(text.clone());
+                    }
+                    (text, verdict)
+                }
+            };
+            writeln!(log, "{text}").context("cannot write the console log")?;
+            if let Some(verdict) = verdict {
+                break verdict;
+            }
+        };
+        self.wind_up(child, &verdict, &lines, &mut log);
+        for reader in readers {
+            let _ = reader.join();
+        }
+        Ok((verdict, output))
+    }
+
+    /// Gives the machine a moment to end by itself (a panic's call trace follows its first line), then kills it.
+    fn wind_up(
+        &self,
+        child: Guard,
+        verdict: &Verdict,
+        lines: &mpsc::Receiver<Line>,
+        log: &mut std::fs::File,
+    ) {
+        let patience = match verdict {
+            Verdict::TimedOut(_) => Duration::ZERO,
+            _ => Duration::from_secs(3),
+        };
+        let until = Instant::now() + patience.min(self.timeout);
+        while let Ok(line) = lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            let (Line::Console(text) | Line::Output(text)) = line;
+            let _ = writeln!(log, "# {text}");
+        }
+        drop(child);
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("qemu-system-x86_64");
+        match self.accel {
+            Accel::Tcg => command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]),
+            Accel::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
+        };
+        command.args(["-machine", "q35", "-smp", "2", "-m", "2G", "-no-reboot", "-nodefaults"]);
+        command.args(["-display", "none", "-monitor", "none"]);
+        // The kernel's console and the command's output are two ports: printk must not cut into a line of JSON.
+        command.args(["-serial", "file:/proc/self/fd/2", "-serial", "stdio"]);
+        command.arg("-kernel").arg(&self.kernel.vmlinuz).arg("-initrd").arg(self.initramfs);
+        command.args(["-append", &self.kernel_arguments()]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn kernel_arguments(&self) -> String {
+        // Emulation on a busy machine is slow, not stuck: the watchdogs wait longer than usual.
+        let mut arguments = "console=ttyS0 quiet panic=-1 oops=panic watchdog_thresh=30 \
+                             rcupdate.rcu_cpu_stall_timeout=60"
+            .to_owned();
+        if self.kernel.series == Series::V6_1 && self.accel == Accel::Tcg {
+            // 6.1 takes the emulated TSC for unstable and falls back to a clock that is much slower to read.
+            arguments.push_str(" tsc=reliable clocksource=tsc");
+        }
+        arguments
+    }
+}
+
+fn read_lines(from: impl Read, to: &Sender<Line>, kind: fn(String) -> Line) {
+    for line in BufReader::new(from).split(b'\n') {
+        let Ok(bytes) = line else { return };
+        let text = String::from_utf8_lossy(&bytes).replace('\r', "");
+        if to.send(kind(text)).is_err() {
+            return;
+        }
+    }
+}
