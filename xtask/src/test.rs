@@ -5,7 +5,7 @@ use crate::say::{data, say};
 use crate::setup::setup;
 use crate::stage::{Stage, Stages, Tally};
 use crate::vm::kernels::{self, Series};
-use crate::vm::{self, Job};
+use crate::vm::{self, Job, Run};
 use crate::{build_ebpf, process, tally, verify, workspace};
 use anyhow::{Context as _, Result, bail};
 use std::process::Command;
@@ -66,8 +66,12 @@ fn run_stages(stages: &mut Stages, args: &TestArgs, extra: &[Stage]) {
         say!("the virtual machines were left out, as asked");
         return;
     }
-    stages.run("end to end on 6.1, 6.12 and 7.3", || e2e_in_machines(&programs));
-    stages.run("verify", || verify::verify(&programs, false));
+    let mut runs = Vec::new();
+    stages.run("end to end on 6.1, 6.12 and 7.3", || {
+        runs = e2e_in_machines(&programs)?;
+        vm::tests_tally(&runs)
+    });
+    stages.run("verify", || verify::verify_runs(&programs, &runs, false));
 }
 
 fn cargo(args: &[&str]) -> Result<Tally> {
@@ -120,10 +124,10 @@ fn e2e_here(programs: &Programs) -> Result<Tally> {
     Ok(total)
 }
 
-fn e2e_in_machines(programs: &Programs) -> Result<Tally> {
+fn e2e_in_machines(programs: &Programs) -> Result<Vec<Run>> {
     let kernels =
         Series::ALL.into_iter().map(|series| kernels::get(series, false)).collect::<Result<Vec<_>>>()?;
-    vm::tests_tally(&vm::run_all(&kernels, programs, &Job::tests(&[]))?)
+    vm::run_all(&kernels, programs, &Job::programs_and_tests())
 }
 
 /// Runs test programs and counts what they report; a failure that they don't count is one failure.

@@ -4,9 +4,9 @@
 use crate::programs::Programs;
 use crate::say::say;
 use crate::stage::Tally;
-use crate::vm::console::Verdict;
+use crate::vm::console::{DATA_MARKER, Verdict};
 use crate::vm::kernels::{self, Kernel, Series};
-use crate::vm::{self, Job};
+use crate::vm::{self, Job, Run};
 use crate::{process, workspace};
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
@@ -77,29 +77,38 @@ pub(crate) fn command(update: bool) -> Result<()> {
 }
 
 /// Loads everywhere, compares or rewrites the table, says every problem, and counts loads.
-pub(crate) fn verify(programs: &Programs, update: bool) -> Result<Tally> {
+fn verify(programs: &Programs, update: bool) -> Result<Tally> {
+    let kernels =
+        Series::ALL.into_iter().map(|series| kernels::get(series, false)).collect::<Result<Vec<_>>>()?;
+    let runs = vm::run_all(&kernels, programs, &Job::programs())?;
+    for run in runs.iter().filter(|run| run.verdict != Verdict::Exited(0)) {
+        say!("{}: {}\n{}", run.kernel.series.name(), run.verdict, run.output.join("\n"));
+    }
+    verify_runs(programs, &runs, update)
+}
+
+/// Loads on this machine, and takes for the other kernels what their guests have said.
+pub(crate) fn verify_runs(programs: &Programs, runs: &[Run], update: bool) -> Result<Tally> {
     let mut found = Found::default();
     let mut here = process::as_root(&programs.injector);
     let text = process::output(here.args(["programs", "--json"]))
         .context("`injector programs` failed on this machine's kernel")?;
     found.add("this machine", false, parse(&text)?);
-    let kernels =
-        Series::ALL.into_iter().map(|series| kernels::get(series, false)).collect::<Result<Vec<_>>>()?;
-    let mut job = Job::of([vm::GUEST_INJECTOR, "programs", "--json"].map(str::to_owned).to_vec());
-    job.stream = false;
-    for run in vm::run_all(&kernels, programs, &job)? {
+    for run in runs {
         let name = run.kernel.series.name();
-        if run.verdict != Verdict::Exited(0) {
-            found.problems.push(format!("{name}: {}\n{}", run.verdict, run.output.join("\n")));
-        }
-        match parse(&run.output.join("\n")) {
+        match parse(&data_of(&run.output)) {
             Ok(programs) => found.add(name, true, programs),
             Err(error) => found.problems.push(format!("{name}: {error:#}")),
         }
     }
+    conclude(found, &runs.iter().map(|run| run.kernel.clone()).collect::<Vec<_>>(), update)
+}
+
+/// Holds what was found against the table, or writes it.
+fn conclude(mut found: Found, kernels: &[Kernel], update: bool) -> Result<Tally> {
     let path = workspace::root().join(TABLE);
     if update && found.problems.is_empty() {
-        std::fs::write(&path, render(&found, &kernels)).with_context(|| format!("cannot write {TABLE}"))?;
+        std::fs::write(&path, render(&found, kernels)).with_context(|| format!("cannot write {TABLE}"))?;
         say!("wrote {TABLE}");
     } else {
         let committed = std::fs::read_to_string(&path).unwrap_or_default();
@@ -110,6 +119,12 @@ pub(crate) fn verify(programs: &Programs, update: bool) -> Result<Tally> {
         say!("error: {problem}");
     }
     Ok(Tally { passed: found.loads, failed: found.problems.len() as u64 })
+}
+
+/// The lines that a guest printed as data.
+fn data_of(output: &[String]) -> String {
+    let data = output.iter().filter_map(|line| line.strip_prefix(DATA_MARKER));
+    data.collect::<Vec<_>>().join("\n")
 }
 
 /// The JSON array in what the command printed: warnings may stand before it.
@@ -228,5 +243,11 @@ mod tests {
         found.add("this machine", false, parse(text).unwrap());
         assert_eq!(found.problems, ["this machine: a does not load: EACCES"]);
         assert!(parse("nothing").is_err());
+    }
+
+    #[test]
+    fn data_is_told_from_what_tests_print() {
+        let lines = ["injector-vm: data [", "test a ... ok", "injector-vm: data ]"].map(str::to_owned);
+        assert_eq!(data_of(&lines), "[\n]");
     }
 }

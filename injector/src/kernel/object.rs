@@ -17,7 +17,7 @@ use super::error::KernelError;
 static OBJECT: &[u8] = include_bytes_aligned!(env!("INJECTOR_EBPF_OBJECT"));
 
 /// Room for decisions between two visits of the reader, when an experiment is traced.
-const TRACE_BYTES: u32 = 4 << 20;
+const TRACE_BYTES: u32 = 32 << 20;
 
 /// What the maps of an experiment hold: numbers only, made by the plan.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -6,6 +6,12 @@ use std::time::Duration;
 /// The guest's init prints this and the command's exit status when the command has ended.
 pub(crate) const EXIT_MARKER: &str = "injector-vm: exit status ";
 
+/// The guest's init prints this when it has begun, so that a boot that hangs is told from a command that takes long.
+pub(crate) const UP_MARKER: &str = "injector-vm: up";
+
+/// What a command prints behind this is for the host's code and not for people.
+pub(crate) const DATA_MARKER: &str = "injector-vm: data ";
+
 /// What the kernel says when no verdict will come any more, or none that can be trusted.
 const LOST: [&str; 6] =
     ["Kernel panic", "soft lockup", "BUG: ", "Oops: ", "general protection fault", "Internal error: "];
@@ -19,6 +25,10 @@ pub(crate) enum Verdict {
     KernelLost(String),
     /// It took longer than allowed.
     TimedOut(Duration),
+    /// Its init did not begin within this time.
+    NotBooted(Duration),
+    /// It printed nothing for this time.
+    Silent(Duration),
     /// QEMU ended before the marker line.
     NoMarker,
 }
@@ -30,6 +40,8 @@ impl fmt::Display for Verdict {
             Self::Exited(status) => write!(out, "the command ended with exit status {status}"),
             Self::KernelLost(line) => write!(out, "the kernel is lost: {line}"),
             Self::TimedOut(after) => write!(out, "no verdict within {} s", after.as_secs()),
+            Self::NotBooted(after) => write!(out, "its init did not begin within {} s", after.as_secs()),
+            Self::Silent(after) => write!(out, "no line for {} s", after.as_secs()),
             Self::NoMarker => write!(out, "the machine ended before the command did"),
         }
     }

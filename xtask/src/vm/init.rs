@@ -1,7 +1,7 @@
 //! The guest's PID 1: mounts what a system has, loads the modules, runs one command, says how it ended, and
 //! powers off. This is xtask itself, started by the kernel as `/init`.
 
-use super::console::EXIT_MARKER;
+use super::console::{EXIT_MARKER, UP_MARKER};
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
@@ -80,6 +80,7 @@ fn run() -> Result<i32> {
         mount(Some(kind), place, Some(kind), MsFlags::empty(), Some(options))
             .with_context(|| format!("cannot mount {kind} on {place}"))?;
     }
+    announce(UP_MARKER);
     for (link, to) in [
         ("/dev/fd", "/proc/self/fd"),
         ("/dev/stdin", "fd/0"),

@@ -29,6 +29,9 @@ use std::time::Duration;
 /// What may run at once: each machine has two virtual processors.
 const MACHINES_AT_ONCE: usize = 2;
 
+/// How often a guest is booted whose init does not begin.
+const BOOTS: u32 = 3;
+
 /// Where the guest finds the program under test.
 pub(crate) const GUEST_INJECTOR: &str = "/usr/bin/injector";
 
@@ -82,6 +85,16 @@ impl Job {
         Self::shell(&tests_script(filters))
     }
 
+    /// How the kernel takes every program, as data; then all tests. One boot for both.
+    pub(crate) fn programs_and_tests() -> Self {
+        Self::shell(&format!("{}\n{}", programs_script(), tests_script(&[])))
+    }
+
+    /// How the kernel takes every program, as data.
+    pub(crate) fn programs() -> Self {
+        Self::shell(&programs_script())
+    }
+
     /// A command for the guest's shell.
     fn shell(script: &str) -> Self {
         Self::of(["/bin/sh", "-c", script].map(str::to_owned).to_vec())
@@ -97,6 +110,11 @@ impl Job {
             stream: true,
         }
     }
+}
+
+/// Prints what `injector programs` says as data; what it says there is looked at by the host.
+fn programs_script() -> String {
+    format!("{GUEST_INJECTOR} programs --json | sed 's/^/{}/'", console::DATA_MARKER)
 }
 
 /// Runs each test program, goes on after a failure, and ends with the last failure's exit status.
@@ -203,10 +221,19 @@ fn run_one(kernel: &Kernel, mut image: Image, job: &Job) -> Result<Run> {
     image.add_command(&job.command);
     image.write(initramfs.path()).with_context(|| format!("cannot write the initramfs for {name}"))?;
     drop(image);
-    say!("{name}: booting {} (package version {})", kernel.release, kernel.version);
     let machine = Machine { kernel, initramfs: initramfs.path(), accel: job.accel, timeout: job.timeout };
     let log = dir.join(format!("{name}.log"));
-    let (verdict, output) = machine.run(&log, job.stream)?;
+    let mut boots = 0;
+    let (verdict, output) = loop {
+        boots += 1;
+        say!("{name}: booting {} (package version {})", kernel.release, kernel.version);
+        let ended = machine.run(&log, job.stream)?;
+        // Nothing of ours has run yet: that is the emulator's, and is tried again.
+        if !matches!(ended.0, Verdict::NotBooted(_)) || boots == BOOTS {
+            break ended;
+        }
+        say!("{name}: {}; once more", ended.0);
+    };
     if verdict == Verdict::Exited(0) {
         let _ = std::fs::remove_file(&log);
     } else {

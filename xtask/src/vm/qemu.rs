@@ -10,6 +10,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+/// How long a boot may take; it takes 3 to 5 s on an idle machine. Emulated processors that run in parallel lose
+/// each other at boot once in a while, and then wait for ever.
+const BOOT_PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long a guest may print nothing. The slowest test takes about a third of this.
+const SILENCE_PATIENCE: Duration = Duration::from_secs(420);
+
 /// How QEMU runs the guest's code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Accel {
@@ -62,20 +69,22 @@ impl Machine<'_> {
             std::thread::spawn(move || read_lines(stderr, &other, Line::Console)),
         ];
         let name = self.kernel.series.name();
-        let deadline = Instant::now() + self.timeout;
+        let mut patience = Patience::new(self.timeout);
         let mut output = Vec::new();
         let verdict = loop {
-            let line = match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            let (until, late) = patience.next();
+            let line = match lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(line) => line,
-                Err(RecvTimeoutError::Timeout) => break Verdict::TimedOut(self.timeout),
+                Err(RecvTimeoutError::Timeout) => break late,
                 Err(RecvTimeoutError::Disconnected) => break Verdict::NoMarker,
             };
+            patience.heard(&line);
             let (text, verdict) = match line {
                 Line::Console(text) => (format!("# {text}"), console::verdict_of_console(&text)),
                 Line::Output(text) => {
                     let verdict = console::verdict_of_output(&text);
-                    if verdict.is_none() {
-                        if stream {
+                    if verdict.is_none() && text != console::UP_MARKER {
+                        if stream && !text.starts_with(console::DATA_MARKER) {
                             say!("{name}: {text}");
                         }
                         output.push(text.clone());
@@ -104,7 +113,7 @@ impl Machine<'_> {
         log: &mut std::fs::File,
     ) {
         let patience = match verdict {
-            Verdict::TimedOut(_) => Duration::ZERO,
+            Verdict::TimedOut(_) | Verdict::NotBooted(_) | Verdict::Silent(_) => Duration::ZERO,
             _ => Duration::from_secs(3),
         };
         let until = Instant::now() + patience.min(self.timeout);
@@ -144,6 +153,36 @@ impl Machine<'_> {
     }
 }
 
+/// Until when a guest is waited for, and what it is when that has passed.
+struct Patience {
+    start: Instant,
+    timeout: Duration,
+    /// When the last line of the command came; `None` before init has begun.
+    last_line: Option<Instant>,
+}
+
+impl Patience {
+    fn new(timeout: Duration) -> Self {
+        Self { start: Instant::now(), timeout, last_line: None }
+    }
+
+    fn heard(&mut self, line: &Line) {
+        if matches!(line, Line::Output(_)) {
+            self.last_line = Some(Instant::now());
+        }
+    }
+
+    /// The soonest of the bounds, and the verdict when it has passed.
+    fn next(&self) -> (Instant, Verdict) {
+        let end = (self.start + self.timeout, Verdict::TimedOut(self.timeout));
+        let other = match self.last_line {
+            None => (self.start + BOOT_PATIENCE, Verdict::NotBooted(BOOT_PATIENCE)),
+            Some(last) => (last + SILENCE_PATIENCE, Verdict::Silent(SILENCE_PATIENCE)),
+        };
+        if other.0 < end.0 { other } else { end }
+    }
+}
+
 fn read_lines(from: impl Read, to: &Sender<Line>, kind: fn(String) -> Line) {
     for line in BufReader::new(from).split(b'\n') {
         let Ok(bytes) = line else { return };
@@ -151,5 +190,22 @@ fn read_lines(from: impl Read, to: &Sender<Line>, kind: fn(String) -> Line) {
         if to.send(kind(text)).is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_has_time_to_boot_then_to_say_something_and_in_all() {
+        let mut patience = Patience::new(Duration::from_secs(3600));
+        assert_eq!(patience.next().1, Verdict::NotBooted(BOOT_PATIENCE));
+        patience.heard(&Line::Console("[    1.000000] Linux".to_owned()));
+        assert_eq!(patience.next().1, Verdict::NotBooted(BOOT_PATIENCE));
+        patience.heard(&Line::Output(console::UP_MARKER.to_owned()));
+        assert_eq!(patience.next().1, Verdict::Silent(SILENCE_PATIENCE));
+        patience.timeout = Duration::from_secs(1);
+        assert_eq!(patience.next().1, Verdict::TimedOut(Duration::from_secs(1)));
     }
 }
