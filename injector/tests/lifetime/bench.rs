@@ -18,6 +18,10 @@ use crate::support::{
 /// How long arming and reverting may take. Emulated machines are slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A duration that no test waits for, and longer than any takes: several runs of `injector`, each of which takes
+/// seconds in an emulated machine, go by within one experiment.
+pub(crate) const LONG: &str = "10m";
+
 /// The rungs, as `--tc` names them.
 pub(crate) const TCX: &str = "tcx";
 pub(crate) const CLSACT: &str = "clsact";

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::bench::{Bench, CLSACT, TCX, kernel_has_tcx, loss_of};
+use crate::bench::{Bench, CLSACT, LONG, TCX, kernel_has_tcx, loss_of};
 use crate::listing::{assert_no_bpf_objects_since, bpf_objects};
 use crate::support::root_or_skip;
 
@@ -101,7 +101,7 @@ fn status_counts_while_it_runs() {
     }
     let bench = Bench::paired();
     bench.injector(&["status"]).expect(0).prints("no experiments");
-    let mut controller = bench.armed(&["apply", &bench.loss("counting", "60s")]);
+    let mut controller = bench.armed(&["apply", &bench.loss("counting", LONG)]);
     assert_eq!(bench.replies(), 0);
     let id = controller.id();
     bench
@@ -128,7 +128,7 @@ fn the_report_of_apply_has_the_documented_keys() {
         return;
     }
     let bench = Bench::paired();
-    let mut text = loss_of(&format!("cgroup = \"{}\"", bench.a.path()), "60s");
+    let mut text = loss_of(&format!("cgroup = \"{}\"", bench.a.path()), LONG);
     text.push_str("probability = \"50%\"\n[[expect]]\nfault = \"network.loss-1\"\nmatched = \">= 3\"\n");
     let mut controller = bench.armed(&["apply", &bench.scenario("report", &text), "--json", "--seed", "42"]);
     bench.replies();
@@ -167,7 +167,7 @@ fn a_detached_experiment_is_armed_when_its_id_is_printed_and_stop_ends_it() {
         return;
     }
     let bench = Bench::paired();
-    let scenario = bench.loss("detached", "60s");
+    let scenario = bench.loss("detached", LONG);
     let (before, objects) = (bench.listing(), bpf_objects());
     let started = bench.injector(&["apply", &scenario, "--detach"]).expect(0);
     assert_eq!(bench.replies(), 0, "{started}");
@@ -196,7 +196,7 @@ fn a_scenario_from_stdin_can_be_detached() {
         return;
     }
     let bench = Bench::paired();
-    let scenario = std::fs::File::open(bench.loss("piped", "60s")).unwrap();
+    let scenario = std::fs::File::open(bench.loss("piped", LONG)).unwrap();
     let before = bench.listing();
     let mut command = bench.command(&["apply", "-", "--detach", "--set", "name=piped"]);
     let started = bench.start(command.stdin(scenario)).end().expect(0);
@@ -213,7 +213,7 @@ fn a_record_that_can_not_be_written_is_an_error_before_anything_is_changed() {
         return;
     }
     let bench = Bench::paired();
-    let scenario = bench.loss("recorded", "60s");
+    let scenario = bench.loss("recorded", LONG);
     let before = bench.listing();
     let nowhere = bench.file("none/record.jsonl");
     let nowhere = nowhere.to_str().unwrap();
@@ -241,8 +241,8 @@ fn stop_tells_all_and_names_the_one_that_does_not_answer() {
     let bench = Bench::paired();
     let _other = bench.sleeper(&bench.b);
     let (before, objects) = (bench.listing(), bpf_objects());
-    let other = loss_of(&format!("cgroup = \"{}\"", bench.b.path()), "60s");
-    let mut silent = bench.armed(&["apply", &bench.loss("silent", "60s")]);
+    let other = loss_of(&format!("cgroup = \"{}\"", bench.b.path()), LONG);
+    let mut silent = bench.armed(&["apply", &bench.loss("silent", LONG)]);
     let mut willing = bench.armed(&["apply", &bench.scenario("willing", &other)]);
     silent.signal(Signal::SIGSTOP);
     let stopped = bench.injector(&["stop", "--all", "--json"]).expect(1);

@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::bench::{Bench, CLSACT, loss_of, rungs};
+use crate::bench::{Bench, CLSACT, LONG, loss_of, rungs};
 use crate::listing::{assert_no_bpf_objects_since, bpf_objects};
 use crate::support::root_or_skip;
 
@@ -14,10 +14,10 @@ fn one_cgroup_its_parent_or_its_child_can_not_be_struck_twice() {
     let bench = Bench::paired();
     let child = bench.a.child("child");
     let objects = bpf_objects();
-    let mut first = bench.armed(&["apply", &bench.loss("first", "60s")]);
+    let mut first = bench.armed(&["apply", &bench.loss("first", LONG)]);
     let during = bench.listing();
     for path in [bench.a.path(), child.path(), bench.home.path()] {
-        let second = bench.scenario("second", &loss_of(&format!("cgroup = \"{path}\""), "60s"));
+        let second = bench.scenario("second", &loss_of(&format!("cgroup = \"{path}\""), LONG));
         // The parent holds injector too.
         let apply = ["apply", &second, "--force-unsafe-target"];
         let (id, ours) = (first.id(), bench.a.path().to_owned());
@@ -43,9 +43,8 @@ fn one_interface_can_not_be_struck_twice() {
         return;
     }
     let bench = Bench::paired();
-    let scenario = |name: &str, device: &str| {
-        bench.scenario(name, &loss_of(&format!("interface = \"{device}\""), "60s"))
-    };
+    let scenario =
+        |name: &str, device: &str| bench.scenario(name, &loss_of(&format!("interface = \"{device}\""), LONG));
     let (first, second, other) =
         (scenario("first", "veth0"), scenario("second", "veth0"), scenario("other", "lo"));
     let mut controller = bench.armed(&["apply", &first]);
@@ -66,7 +65,7 @@ fn on_two_targets_both_run_and_what_they_share_goes_with_the_last() {
     let bench = Bench::paired();
     let _other = bench.sleeper(&bench.b);
     let per_segment = |name: &str, path: &str| {
-        let text = loss_of(&format!("cgroup = \"{path}\""), "60s") + "per = \"segment\"\n";
+        let text = loss_of(&format!("cgroup = \"{path}\""), LONG) + "per = \"segment\"\n";
         bench.scenario(name, &text)
     };
     let (one, two) = (per_segment("one", bench.a.path()), per_segment("two", bench.b.path()));

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 
-use crate::bench::{Bench, CLSACT, TCX, kernel_has_tcx, rungs};
+use crate::bench::{Bench, CLSACT, LONG, TCX, kernel_has_tcx, rungs};
 use crate::listing::{assert_bpf_objects_since, assert_no_bpf_objects_since, bpf_objects};
 use crate::support::{Located as _, SERVER_V4, in_vm, root_or_skip, sh};
 
@@ -15,7 +15,7 @@ fn while_it_runs_the_listings_show_it_and_its_packets_are_lost() {
         return;
     }
     let bench = Bench::paired();
-    let text = bench.loss("visible", "60s");
+    let text = bench.loss("visible", LONG);
     let text = text.as_str();
     for rung in rungs() {
         let (before, objects) = (bench.listing(), bpf_objects());
@@ -43,7 +43,7 @@ fn signals_end_it_and_everything_is_gone_at_once() {
         return;
     }
     let bench = Bench::paired();
-    let scenario = bench.loss("interrupted", "60s");
+    let scenario = bench.loss("interrupted", LONG);
     let (before, objects) = (bench.listing(), bpf_objects());
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         for rung in rungs() {
@@ -72,7 +72,9 @@ fn at_the_end_of_its_duration_it_is_completed() {
         let ended = bench.injector(&["apply", &scenario, "--tc", rung, "--json"]).expect(0);
         assert_eq!(ended.json()["outcome"], "completed", "{ended}");
         let took_ns = ended.json()["duration_ns"].as_u64().unwrap();
-        assert!((300_000_000..2_000_000_000).contains(&took_ns), "{ended}");
+        // It can't end early, but a busy machine may wake it up late.
+        let latest_ns = if in_vm() { 10_000_000_000 } else { 2_000_000_000 };
+        assert!((300_000_000..latest_ns).contains(&took_ns), "{ended}");
         bench.listing().assert_same_as(&before, "after its end");
         assert_no_bpf_objects_since(&objects, "after its end");
     }
@@ -86,9 +88,9 @@ fn stop_ends_one_or_all() {
     let bench = Bench::lone();
     let _other = bench.sleeper(&bench.b);
     let (before, objects) = (bench.listing(), bpf_objects());
-    let first = bench.loss("first", "60s");
+    let first = bench.loss("first", LONG);
     let second =
-        bench.scenario("second", &crate::bench::loss_of(&format!("cgroup = \"{}\"", bench.b.path()), "60s"));
+        bench.scenario("second", &crate::bench::loss_of(&format!("cgroup = \"{}\"", bench.b.path()), LONG));
     let (mut one, mut two) = (bench.armed(&["apply", &first]), bench.armed(&["apply", &second]));
 
     bench.injector(&["stop", "0badcafe"]).expect(1).says("no running experiment has the id `0badcafe`");
@@ -116,7 +118,7 @@ fn a_kill_while_traffic_flows_heals_it_at_once_with_links() {
     let flow = format!("exec ping -q -i 0.01 {SERVER_V4}");
     let _traffic = sh(&flow).in_cgroup(&bench.a).in_netns(&bench.netns).background();
     let during = bench.listing();
-    let mut controller = bench.armed(&["apply", &bench.loss("killed", "60s"), "--tc", TCX]);
+    let mut controller = bench.armed(&["apply", &bench.loss("killed", LONG), "--tc", TCX]);
     assert_eq!(bench.replies(), 0);
     controller.end_by(Signal::SIGKILL);
     assert_no_bpf_objects_since(&objects, "after the kill");
@@ -132,7 +134,7 @@ fn filters_of_a_killed_one_are_inert_from_its_deadline_on() {
         return;
     }
     const DURATION_S: f64 = 3.0;
-    let slack_s = if in_vm() { 3.0 } else { 0.7 };
+    let slack_s = if in_vm() { 3.0 } else { 2.0 };
     let bench = Bench::paired();
     let (before, objects) = (bench.listing(), bpf_objects());
     let scenario = bench.loss("deadline", "3s");

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
-use crate::bench::{Bench, CLSACT, TCX, kernel_has_tcx, loss_of, rungs};
+use crate::bench::{Bench, CLSACT, LONG, TCX, kernel_has_tcx, loss_of, rungs};
 use crate::foreign_program::{DROP, ForeignLink, PASS_ON};
 use crate::listing::{assert_no_bpf_objects_since, bpf_objects};
 use crate::support::root_or_skip;
@@ -12,7 +12,7 @@ use crate::support::root_or_skip;
 /// A scenario that loses the first of the packets to the other end and spares the rest, so that something is
 /// left for others to count.
 fn first_lost(bench: &Bench) -> String {
-    let text = loss_of(&format!("cgroup = \"{}\"", bench.a.path()), "60s");
+    let text = loss_of(&format!("cgroup = \"{}\"", bench.a.path()), LONG);
     bench.scenario("first-lost", &(text + "nth = 1\nmatch = { protocol = \"icmp\" }\n"))
 }
 

@@ -6,14 +6,15 @@ use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
-use crate::bench::{Bench, CLSACT, Ended, TCX, loss_of};
+use crate::bench::{Bench, CLSACT, Ended, LONG, TCX, loss_of};
 use crate::listing::{assert_no_bpf_objects_since, bpf_objects};
 use crate::support::{Located as _, root_or_skip, sh};
 
-/// An armed experiment on `a` whose controller is killed; returns its id.
+/// An armed experiment on `a` whose controller is killed; returns its id. Its filters strike on until they are
+/// cleaned away: nobody waits for its deadline, which must not come before the kill.
 #[track_caller]
 fn killed(bench: &Bench, name: &str) -> String {
-    let mut controller = bench.armed(&["apply", &bench.loss(name, "1s"), "--tc", CLSACT]);
+    let mut controller = bench.armed(&["apply", &bench.loss(name, LONG), "--tc", CLSACT]);
     controller.end_by(Signal::SIGKILL);
     controller.id()
 }
@@ -60,7 +61,7 @@ fn a_dead_one_that_left_nothing_has_a_record_alone() {
     }
     let bench = Bench::lone();
     let before = bench.listing();
-    let mut controller = bench.armed(&["apply", &bench.loss("linked", "60s"), "--tc", TCX]);
+    let mut controller = bench.armed(&["apply", &bench.loss("linked", LONG), "--tc", TCX]);
     let id = controller.id();
     controller.end_by(Signal::SIGKILL);
     let status = bench.injector(&["status"]).expect(0).prints("dead: `injector clean` removes its record");
@@ -77,7 +78,7 @@ fn clean_leaves_a_running_experiment_alone() {
     let bench = Bench::paired();
     let _other = bench.sleeper(&bench.b);
     let (before, objects) = (bench.listing(), bpf_objects());
-    let other = bench.scenario("alive", &loss_of(&format!("cgroup = \"{}\"", bench.b.path()), "60s"));
+    let other = bench.scenario("alive", &loss_of(&format!("cgroup = \"{}\"", bench.b.path()), LONG));
     // In both orders: whose is the qdisc that both use?
     for dead_first in [true, false] {
         let mut dead = None;
@@ -208,7 +209,7 @@ fn journals_are_in_run_injector_and_roots_alone() {
         return;
     }
     let bench = Bench::lone();
-    let scenario = bench.loss("default-directory", "60s");
+    let scenario = bench.loss("default-directory", LONG);
     let script = format!(
         "mount -t tmpfs none /run; unset INJECTOR_RUN_DIR
          id=$($injector apply {scenario} --detach); stat -c %a /run/injector /run/injector/$id

@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::bench::{Bench, loss_of};
+use crate::bench::{Bench, LONG, loss_of};
 use crate::listing::{assert_no_bpf_objects_since, bpf_objects};
 use crate::support::{Background, Located as _, python, root_or_skip, run};
 
@@ -129,7 +129,7 @@ fn a_forced_one_is_struck_and_taken_back() {
         return;
     }
     let bench = Bench::paired();
-    let scenario = bench.scenario("forced", &loss_of(&format!("cgroup = \"{}\"", bench.own.path()), "60s"));
+    let scenario = bench.scenario("forced", &loss_of(&format!("cgroup = \"{}\"", bench.own.path()), LONG));
     let (before, objects) = (bench.listing(), bpf_objects());
     let mut controller = bench.armed(&["apply", &scenario, FLAG]);
     assert!(

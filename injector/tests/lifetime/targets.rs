@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::bench::{Bench, CLSACT, PATIENCE, loss_of, rungs};
+use crate::bench::{Bench, CLSACT, LONG, PATIENCE, loss_of, rungs};
 use crate::listing::{assert_no_bpf_objects_since, bpf_objects};
 use crate::support::{Located as _, Netns, python, root_or_skip, run, sh, wait_until};
 
@@ -86,7 +86,7 @@ fn an_interface_that_disappears_ends_it_with_its_name_and_all_else_is_taken_back
     let bench = Bench::lone();
     let text = format!(
         "{}[target.device]\ninterface = \"veth9\"\n[[fault]]\ntarget = \"device\"\nkind = \"network.loss\"\nper = \"segment\"\n",
-        loss_of(&format!("cgroup = \"{}\"", bench.a.path()), "60s")
+        loss_of(&format!("cgroup = \"{}\"", bench.a.path()), LONG)
     );
     let scenario = bench.scenario("disappearing", &text);
     let (before, objects) = (bench.listing(), bpf_objects());
@@ -115,7 +115,7 @@ fn a_device_that_came_later_is_taken_back_too() {
         return;
     }
     let bench = Bench::lone();
-    let scenario = bench.loss("later", "60s");
+    let scenario = bench.loss("later", LONG);
     let objects = bpf_objects();
     for killed in [false, true] {
         let mut controller = bench.armed(&["apply", &scenario, "--tc", CLSACT]);
@@ -141,7 +141,7 @@ fn a_moved_process_is_struck_and_goes_back_to_its_cgroup() {
     }
     let bench = Bench::paired();
     let (mut moved, neighbour) = (bench.sleeper(&bench.b), bench.sleeper(&bench.b));
-    let scenario = bench.scenario("moved", &loss_of(&format!("pid = {}", moved.pid()), "60s"));
+    let scenario = bench.scenario("moved", &loss_of(&format!("pid = {}", moved.pid()), LONG));
     let (before, objects) = (bench.listing(), bpf_objects());
     let mut controller = bench.armed(&["apply", &scenario]);
     assert_eq!(bench.b.pids(), [neighbour.pid()]);
@@ -164,7 +164,7 @@ fn what_a_moved_process_accepts_from_an_old_listener_is_not_struck_and_it_is_sai
                   while True:\n  c, _ = s.accept()\n  c.sendall(b'hello')\n  c.close()";
     let mut server = python(server).in_cgroup(&bench.b).in_netns(&bench.netns).background();
     server.wait_for_line("ready");
-    let scenario = bench.scenario("listener", &loss_of(&format!("pid = {}", server.pid()), "60s"));
+    let scenario = bench.scenario("listener", &loss_of(&format!("pid = {}", server.pid()), LONG));
     let warning = "nor those that it accepts from a socket that listens already";
     bench.injector(&["plan", &scenario]).expect(0).says(warning);
     let mut controller = bench.armed(&["apply", &scenario, "--json"]);
@@ -188,7 +188,7 @@ fn more_devices_of_a_name_than_a_rule_holds_are_refused_and_later_a_warning() {
         let keeper = sh("exec sleep 1000").in_cgroup(&bench.b).in_netns(&netns).background();
         (keeper, netns)
     };
-    let mut text = loss_of(&format!("cgroup = \"{}\"", bench.b.path()), "60s");
+    let mut text = loss_of(&format!("cgroup = \"{}\"", bench.b.path()), LONG);
     text.push_str("match = { not = { interface = [\"d0\", \"nowhere\"] } }\n");
     let scenario = bench.scenario("crowd", &text);
     let mut crowd: Vec<_> = (0..8).map(join).collect();

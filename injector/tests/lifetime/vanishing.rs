@@ -6,12 +6,12 @@ use injector::journal::Store;
 use injector::kernel::attach::Rung;
 use injector::scenario::{self, Overrides, Source};
 
-use crate::bench::{Bench, kernel_has_tcx, loss_of};
+use crate::bench::{Bench, LONG, kernel_has_tcx, loss_of};
 use crate::listing::{assert_no_bpf_objects_since, bpf_objects};
 use crate::support::root_or_skip;
 
 fn prepared(selector: &str, rung: Rung) -> Prepared {
-    let text = loss_of(selector, "60s") + "direction = \"both\"\nper = \"segment\"\n";
+    let text = loss_of(selector, LONG) + "direction = \"both\"\nper = \"segment\"\n";
     let scenario = scenario::load(&Source::text("vanishing", text), &Overrides::default()).unwrap();
     prepare(scenario, Options { force: false, rung: Some(rung), trace: false }).unwrap()
 }
