@@ -10,6 +10,8 @@ use crate::support::{
 };
 
 const SILENCE: &str = "kind = \"network.loss\"\nmatch = { protocol = [\"icmp\", \"icmp6\"] }";
+/// How long a new device may take to be there for everybody.
+const APPEARED: Duration = Duration::from_secs(20);
 const LOST: i32 = 1;
 const ANSWERED: i32 = 0;
 
@@ -131,13 +133,19 @@ fn a_namespace_that_a_target_makes_later_is_hit() {
     assert_eq!(experiment.end().only().injected, 1);
 }
 
-/// A second way between the sides, 10.97.0.0/24.
+/// A second way between the sides, 10.97.0.0/24. It is open when this returns: a ping that is lost after it is lost
+/// neither for want of a carrier nor of the other side's address.
 fn join_again(pair: &Pair) {
     pair.client.ip(&format!("link add veth1 type veth peer name veth1 netns {}", pair.server.name()));
     for (netns, address) in [(&pair.client, "10.97.0.1"), (&pair.server, "10.97.0.2")] {
         netns.ip(&format!("address add {address}/24 dev veth1"));
         netns.ip("link set veth1 up");
     }
+    for netns in [&pair.client, &pair.server] {
+        wait_until(APPEARED, "carrier", || netns.ip("-o link show veth1").contains("state UP"));
+    }
+    // From outside of the target.
+    sh("ping -q -c 1 -W 10 10.97.0.2").in_netns(&pair.client).text();
 }
 
 #[test]
@@ -151,14 +159,14 @@ fn a_device_that_appears_later_is_hit_also_by_its_name() {
     let experiment = Experiment::apply(&scene.scenario(1, &[named]));
     let mut agent = Agent::start(|command| scene.struck(command));
     join_again(&scene.pair);
-    wait_until(Duration::from_secs(20), "a ping by the new device is lost", || {
+    wait_until(APPEARED, "a ping by the new device is lost", || {
         agent.ask("ping('10.97.0.2', wait=1)") == LOST
     });
     assert_eq!(ping(&mut agent), ANSWERED, "the old device is not meant");
     // It goes, and comes again under another number.
     scene.pair.client.ip("link delete veth1");
     join_again(&scene.pair);
-    wait_until(Duration::from_secs(20), "a ping by the device that came again is lost", || {
+    wait_until(APPEARED, "a ping by the device that came again is lost", || {
         agent.ask("ping('10.97.0.2', wait=1)") == LOST
     });
     assert_eq!(experiment.end().only().injected, 2);
