@@ -18,11 +18,11 @@ use crate::udp::Receiver;
 const MS: u64 = 1_000_000;
 const SEED: u64 = 21;
 /// Between the two instants a busy machine may have run somebody else.
-const SLACK_MS: u64 = 100;
+const SLACK_MS: u64 = 300;
 /// How far the clocks of two CPUs may be apart on an emulated machine.
 const SKEW_NS: u64 = MS;
-/// Distance of the starts that are tried: finer than what the datagrams leave open.
-const STEP_NS: u64 = MS / 20;
+/// Distance of the starts that are tried: finer than what the datagrams leave open, which is `SKEW_NS` at least.
+const STEP_NS: u64 = SKEW_NS / 4;
 
 /// One datagram: `CLOCK_MONOTONIC` before and after it was sent, and whether it was lost.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +77,12 @@ fn origin(report: &Report) -> RangeInclusive<u64> {
     started_ns - SLACK_MS * MS..=started_ns + MS
 }
 
+/// The starts to be tried, the latest first: mostly nobody else has run.
+fn starts(origin: &RangeInclusive<u64>) -> impl Iterator<Item = u64> + use<> {
+    let (earliest, latest) = (*origin.start(), *origin.end());
+    (0..=(latest - earliest) / STEP_NS).map(move |n| latest - n * STEP_NS)
+}
+
 /// Whether the window explains what became of every datagram, for some start of the experiment.
 fn explains(window: &Window, sent: &[Sent], origin: &RangeInclusive<u64>) -> bool {
     let fits = |origin: u64, one: &Sent| {
@@ -85,7 +91,7 @@ fn explains(window: &Window, sent: &[Sent], origin: &RangeInclusive<u64>) -> boo
         // An edge of the window may lie between the two; windows are longer.
         window.is_open(from) == one.lost || window.is_open(to) == one.lost
     };
-    origin.clone().step_by(STEP_NS as usize).any(|origin| sent.iter().all(|one| fits(origin, one)))
+    starts(origin).any(|origin| sent.iter().all(|one| fits(origin, one)))
 }
 
 /// Key `when` and the window that it means.
@@ -100,8 +106,13 @@ fn cases() -> Vec<(u16, &'static str, Window)> {
     vec![
         (5001, "{ start = \"2s\" }", window(2000, 0, 0, 0, 5001)),
         (5002, "{ for = \"2500ms\" }", window(0, 2500, 0, 0, 5002)),
-        (5003, "{ start = \"300ms\", for = \"400ms\", every = \"900ms\" }", window(300, 400, 900, 0, 5003)),
-        (5004, "{ for = \"300ms\", every = \"800ms\", jitter = \"400ms\" }", window(0, 300, 800, 400, 5004)),
+        // Longer than a busy machine may keep the sender from sending.
+        (5003, "{ start = \"300ms\", for = \"600ms\", every = \"1200ms\" }", window(300, 600, 1200, 0, 5003)),
+        (
+            5004,
+            "{ for = \"600ms\", every = \"1100ms\", jitter = \"400ms\" }",
+            window(0, 600, 1100, 400, 5004),
+        ),
     ]
 }
 
@@ -133,15 +144,40 @@ fn windows_open_and_close_in_the_kernel_when_they_should_and_jitter_follows_the_
         let lost = sent.iter().filter(|one| one.lost).count();
         assert!((100..=900).contains(&lost), "{when}: {lost} of {} lost", sent.len());
         assert!(explains(&window, &sent, &origin), "{when}: {sent:?}");
-        let more = 2 * SLACK_MS * MS;
+        // A window that is not repeated shows one of its edges alone, which an unknown start could explain. The
+        // length between two edges is seen whatever the start.
+        let by_ns = if window.every_ns == 0 { 2 * SLACK_MS * MS } else { 200 * MS };
         let shifted = match window.for_ns {
-            0 => Window { start_ns: window.start_ns + more, ..window },
-            for_ns => Window { for_ns: for_ns - more, ..window },
+            0 => Window { start_ns: window.start_ns + by_ns, ..window },
+            for_ns => Window { for_ns: for_ns - by_ns, ..window },
         };
         assert!(!explains(&shifted, &sent, &origin), "{when}: another window would do as well");
         let fault = report.fault(&format!("f{port}"));
         assert_eq!((fault.matched, fault.injected), (lost as u64, lost as u64), "outside it is not matched");
     }
+}
+
+/// In how many periods of a second something was spared, because the budget was spent; `None` if with this start
+/// a period spent more than it has, or spared one before. A period in which too few were sent spares none.
+fn periods_spent(sent: &[Sent], origin: u64, budget: usize) -> Option<usize> {
+    let period = |ns: u64| ns.saturating_sub(origin) / (1000 * MS);
+    let span = |one: &Sent| period(one.before_ns.saturating_sub(SKEW_NS))..=period(one.after_ns);
+    let mut spent = 0;
+    for number in 0..=period(sent.last()?.after_ns) {
+        // Those that were sent while one period followed another may have met either.
+        let (within, astride): (Vec<&Sent>, Vec<&Sent>) = sent
+            .iter()
+            .filter(|one| span(one).contains(&number))
+            .partition(|one| span(one).start() == span(one).end());
+        let lost = within.iter().take_while(|one| one.lost).count();
+        let most = lost + astride.iter().filter(|one| one.lost).count();
+        let spares = lost < within.len();
+        if lost > budget || (spares && most < budget) || within[lost..].iter().any(|one| one.lost) {
+            return None;
+        }
+        spent += usize::from(spares);
+    }
+    Some(spent)
 }
 
 #[test]
@@ -155,20 +191,11 @@ fn a_budget_spends_its_count_in_each_period_and_no_more() {
     let flows = Flows::new(&scene, &[5001], 1000);
     let experiment = Experiment::apply(&scene.scenario(SEED, &[fault]));
     let sent = flows.send(&mut agent, 250).remove(0);
-    let fault = experiment.end().only();
-    let starts: Vec<usize> = (1..sent.len()).filter(|&n| sent[n].lost && !sent[n - 1].lost).collect();
-    assert!((3..=6).contains(&starts.len()), "{starts:?}");
-    for &start in &starts[..starts.len() - 1] {
-        let length = sent[start..].iter().take_while(|one| one.lost).count();
-        assert_eq!(length, 40, "lost from {start} on");
-    }
-    for pair in starts.windows(2) {
-        // A period begins between the last datagram that was spared and the first that was lost.
-        let earliest = sent[pair[1] - 1].before_ns - sent[pair[0]].after_ns;
-        let latest = sent[pair[1]].after_ns - sent[pair[0] - 1].before_ns;
-        let periods = latest / (1000 * MS);
-        assert!(periods >= 1 && earliest <= periods * 1000 * MS, "{earliest} to {latest} ns apart");
-    }
+    let report = experiment.end();
+    let fault = report.only();
+    let spent = starts(&origin(&report)).find_map(|origin| periods_spent(&sent, origin, 40));
+    // Of the sending, which takes 4 s at least, the first period and the last may have had no time to be spent.
+    assert!(spent.is_some_and(|periods| periods >= 2), "{spent:?} periods are spent by {sent:?}");
     assert_eq!((fault.matched, fault.injected + fault.spared_by_budget), (1000, 1000));
     assert_eq!(fault.injected, sent.iter().filter(|one| one.lost).count() as u64);
 }
@@ -193,10 +220,12 @@ fn nothing_is_lost_after_the_duration_even_if_the_controller_is_stopped() {
     let lost = sent.iter().filter(|one| one.lost).count() as u64;
     assert!((1..1000).contains(&lost), "{lost} lost");
     let report = experiment.wait(Duration::from_secs(20));
-    // The deadline is looked at by the coarse clock, which is behind by up to a tick: 10 ms at 100 Hz.
+    // The deadline is looked at by the coarse clock, which is behind by up to a tick (10 ms at 100 Hz), and by as
+    // much more as the CPU that makes the ticks stands still: an emulated one does while another machine's runs.
     let origin = origin(&report);
-    let ends = |ms| explains(&Window { for_ns: ms * MS, ..Window::default() }, &sent, &origin);
-    assert!((2000..=2010).any(ends), "{sent:?}");
+    let late = *origin.start()..=origin.end() + 200 * MS;
+    // An end that is late is that of a later start: nothing was sent before either.
+    assert!(explains(&Window { for_ns: 2000 * MS, ..Window::default() }, &sent, &late), "{sent:?}");
     assert_eq!((report.status, report.only().injected), (Some(0), lost));
     assert_eq!(report.object["outcome"], "completed");
 }
