@@ -39,9 +39,11 @@ fn a_super_packet_counts_as_one_packet_and_as_its_segments() {
     let segments = segments_sent(&scene.pair.client) - segments;
     let fault = experiment.end().only();
     assert!(fault.segments_matched > 5 * fault.matched, "no super-packets: {fault:?}");
-    // The kernel counts the last ACKs of closed connections too, which are nobody's, and ARP.
-    assert!(frames.abs_diff(fault.matched) <= 10, "{frames} frames were sent, {fault:?}");
-    assert!(segments.abs_diff(fault.segments_matched) <= 10, "{segments} segments were sent, {fault:?}");
+    // The kernel counts the last ACKs of closed connections too, which are nobody's, and ARP. The longer a slow
+    // machine takes, the more there are.
+    let near = |sent: u64, matched: u64| sent.abs_diff(matched) <= (sent / 200).max(10);
+    assert!(near(frames, fault.matched), "{frames} frames were sent, {fault:?}");
+    assert!(near(segments, fault.segments_matched), "{segments} segments were sent, {fault:?}");
 }
 
 #[test]
@@ -63,8 +65,15 @@ fn a_fault_per_segment_meets_single_segments_and_puts_the_device_back() {
     assert_eq!(gso_max_segs(&scene.pair.client), before);
 }
 
-/// Which segments of a bulk transfer at 5 % loss were lost, in the order of their sending, by the record.
+/// Which segments of a bulk transfer at 5 % loss were lost, in the order of their sending, by the record, and of
+/// how many. A slow machine may not keep up with the recording, which the report must say: it gets three chances.
+#[track_caller]
 fn lost_segments(per: &str) -> (Vec<u32>, u32) {
+    (0..3).find_map(|_| recorded_segments(per)).expect("each of three records has gaps")
+}
+
+/// The same of one transfer; `None` if the report says that the record has gaps.
+fn recorded_segments(per: &str) -> Option<(Vec<u32>, u32)> {
     let scene = Scene::new();
     let record = tempfile::NamedTempFile::new().unwrap();
     let fault = format!(
@@ -76,7 +85,12 @@ fn lost_segments(per: &str) -> (Vec<u32>, u32) {
     });
     scene.shorten_timeouts();
     Iperf::start(&scene, 5201, (4, 4), |command| scene.struck(command)).finish();
-    let fault = experiment.end().only();
+    let report = experiment.end();
+    let fault = report.only();
+    let warnings = report.object["warnings"].as_array().unwrap();
+    if warnings.iter().any(|warning| warning.as_str().unwrap().contains("the record has gaps")) {
+        return None;
+    }
     let text = std::fs::read_to_string(record.path()).unwrap();
     let (mut lost, mut number) = (Vec::new(), 0);
     for line in text.lines() {
@@ -88,7 +102,7 @@ fn lost_segments(per: &str) -> (Vec<u32>, u32) {
         number += segments;
     }
     assert_eq!((u64::from(number), lost.len() as u64), (fault.segments_matched, fault.segments_injected));
-    (lost, number)
+    Some((lost, number))
 }
 
 #[test]
