@@ -79,6 +79,8 @@ sockets = {}
 def bind(port=5001):
     s = sockets[port] = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    # SO_RCVBUFFORCE: room for a burst, which is looked at when it is over.
+    s.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)
     s.bind(("::", port))
 
 # How many datagrams have come since it was last asked.
@@ -91,6 +93,24 @@ def received(port=5001):
             n += 1
     except TimeoutError:
         return n
+
+# Sends numbered datagrams as fast as it can, from a port of its own.
+def burst(host, port, count):
+    with socket.socket(family(host), socket.SOCK_DGRAM) as s:
+        for n in range(count):
+            s.sendto(n.to_bytes(4, "big"), (host, port))
+
+# The numbers of the datagrams that have not come, of a burst that has been sent.
+def missing(count, port=5001):
+    seen, s = bytearray(count), sockets[port]
+    s.settimeout(0.3)
+    try:
+        while True:
+            n = int.from_bytes(s.recv(64), "big")
+            assert seen[n] == 0, f"datagram {n} came twice"
+            seen[n] = 1
+    except TimeoutError:
+        return [n for n in range(count) if not seen[n]]
 
 # Sends numbered datagrams to each port; returns for each port the times before and after each, in ns.
 def steady(host, ports, count, rate):

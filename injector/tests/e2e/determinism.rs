@@ -5,42 +5,63 @@ use injector_common::frequency::Nth;
 use injector_common::loss::{LossModel, MODEL_GILBERT_ELLIOTT, MODEL_MARKOV, MODEL_PERIODIC_PACKETS};
 use injector_common::rule::{FREQUENCY_MODEL, FREQUENCY_NTH, FREQUENCY_PROBABILITY, Rule};
 
+use crate::agent::Agent;
 use crate::model::{self, p32};
 use crate::scene::Scene;
 use crate::support::{Experiment, SERVER_V4, root_or_skip};
-use crate::udp::{Receiver, Sender};
 
 const DATAGRAMS: u32 = 2000;
 const FIRST_PORT: u16 = 5001;
 
-/// The numbers that one run loses of each flow. Flow n goes to port `FIRST_PORT + n` and meets the fault `wan-n`
-/// alone.
-fn lost(scene: &Scene, seed: u64, frequencies: &[&str]) -> Vec<Vec<u32>> {
-    let flows: Vec<(u16, &str)> = (FIRST_PORT..).zip(frequencies.iter().copied()).collect();
-    let faults: Vec<String> = flows
-        .iter()
-        .map(|(port, frequency)| {
-            format!(
-                "id = \"{}\"\nkind = \"network.loss\"\n{frequency}\n\
-                 match = {{ protocol = \"udp\", remote_port = {port} }}",
-                id(*port)
-            )
-        })
-        .collect();
-    let faults: Vec<&str> = faults.iter().map(String::as_str).collect();
-    let experiment = Experiment::apply(&scene.scenario(seed, &faults));
-    let transfer = |port| {
-        let receiver = Receiver::start(SERVER_V4, port, DATAGRAMS, |command| scene.remote(command));
-        Sender::new(SERVER_V4, port, DATAGRAMS).send(|command| scene.struck(command));
-        receiver.lost()
-    };
-    let lost: Vec<Vec<u32>> = flows.iter().map(|(port, _)| transfer(*port)).collect();
-    let report = experiment.end();
-    for ((port, frequency), lost) in flows.iter().zip(&lost) {
-        let fault = report.fault(&id(*port));
-        assert_eq!((fault.matched, fault.injected), (u64::from(DATAGRAMS), lost.len() as u64), "{frequency}");
+/// A scene with a process that sends the datagrams of all flows, and one that takes them.
+struct Flows {
+    scene: Scene,
+    sender: Agent,
+    receiver: Agent,
+}
+
+impl Flows {
+    fn new(count: u16) -> Self {
+        let scene = Scene::new();
+        let mut sender = Agent::start(|command| scene.struck(command));
+        // From here on the way is open, and the other side's address known: a burst would not wait for them.
+        assert_eq!(sender.ask(&format!("ping('{SERVER_V4}')")), 0);
+        let mut receiver = Agent::start(|command| scene.remote(command));
+        for port in FIRST_PORT..FIRST_PORT + count {
+            receiver.ask(&format!("bind({port})"));
+        }
+        Self { scene, sender, receiver }
     }
-    lost
+
+    /// The numbers that one run loses of each flow. Flow n goes to port `FIRST_PORT + n` and meets the fault `wan-n`
+    /// alone.
+    fn lost(&mut self, seed: u64, frequencies: &[&str]) -> Vec<Vec<u32>> {
+        let flows: Vec<(u16, &str)> = (FIRST_PORT..).zip(frequencies.iter().copied()).collect();
+        let faults: Vec<String> = flows.iter().map(|(port, frequency)| fault(*port, frequency)).collect();
+        let faults: Vec<&str> = faults.iter().map(String::as_str).collect();
+        let experiment = Experiment::apply(&self.scene.scenario(seed, &faults));
+        let lost: Vec<Vec<u32>> = flows.iter().map(|(port, _)| self.lost_of(*port)).collect();
+        let report = experiment.end();
+        for ((port, frequency), lost) in flows.iter().zip(&lost) {
+            let fault = report.fault(&id(*port));
+            let counted = (fault.matched, fault.injected);
+            assert_eq!(counted, (u64::from(DATAGRAMS), lost.len() as u64), "{frequency}");
+        }
+        lost
+    }
+
+    fn lost_of(&mut self, port: u16) -> Vec<u32> {
+        self.sender.ask(&format!("burst('{SERVER_V4}', {port}, {DATAGRAMS})"));
+        serde_json::from_value(self.receiver.ask(&format!("missing({DATAGRAMS}, {port})"))).unwrap()
+    }
+}
+
+fn fault(port: u16, frequency: &str) -> String {
+    format!(
+        "id = \"{}\"\nkind = \"network.loss\"\n{frequency}\n\
+         match = {{ protocol = \"udp\", remote_port = {port} }}",
+        id(port)
+    )
 }
 
 fn id(port: u16) -> String {
@@ -52,13 +73,13 @@ fn one_seed_loses_the_same_datagrams_again_and_another_seed_others() {
     if !root_or_skip() {
         return;
     }
-    let scene = Scene::new();
-    let run = |scene: &Scene, seed| lost(scene, seed, &["probability = \"10%\""]).remove(0);
-    let first = run(&scene, 42);
-    assert_eq!(run(&scene, 42), first);
-    // Also in other namespaces, another cgroup, and from another ephemeral port.
-    assert_eq!(run(&Scene::new(), 42), first);
-    let other = run(&scene, 43);
+    let mut flows = Flows::new(1);
+    let run = |flows: &mut Flows, seed| flows.lost(seed, &["probability = \"10%\""]).remove(0);
+    let first = run(&mut flows, 42);
+    // Each time from another ephemeral port; also in other namespaces, and another cgroup.
+    assert_eq!(run(&mut flows, 42), first);
+    assert_eq!(run(&mut Flows::new(1), 42), first);
+    let other = run(&mut flows, 43);
     let common = other.iter().filter(|n| first.contains(n)).count();
     // Independent sets have 2000 * 10 % * 10 % = 20 numbers in common; 99.9 % of the time at most 35.
     assert!(common <= 35, "{common} of {} are the same", other.len());
@@ -111,7 +132,7 @@ fn a_user_space_model_predicts_every_decision_of_the_kernel() {
         return;
     }
     let (keys, rules): (Vec<&str>, Vec<Rule>) = cases().into_iter().unzip();
-    let seen = lost(&Scene::new(), 99, &keys);
+    let seen = Flows::new(keys.len() as u16).lost(99, &keys);
     for (((keys, rule), seen), port) in keys.iter().zip(rules).zip(seen).zip(FIRST_PORT..) {
         let expected = model::lost(99, &id(port), rule, (SERVER_V4, port), DATAGRAMS);
         assert!(!expected.is_empty(), "{keys} predicts nothing");

@@ -13,7 +13,6 @@ use nix::time::{ClockId, clock_gettime};
 use crate::agent::Agent;
 use crate::scene::Scene;
 use crate::support::{Experiment, Report, SERVER_V4, root_or_skip};
-use crate::udp::Receiver;
 
 const MS: u64 = 1_000_000;
 const SEED: u64 = 21;
@@ -32,27 +31,31 @@ struct Sent {
     lost: bool,
 }
 
-/// Flows of numbered datagrams, one to each port, that are about to be sent. Their receivers are there before the
+/// Flows of numbered datagrams, one to each port, that are about to be sent. Their receiver is there before the
 /// experiment starts: on a busy machine that takes longer than a window.
 struct Flows {
-    receivers: Vec<Receiver>,
+    receiver: Agent,
     ports: Vec<u16>,
     count: u32,
 }
 
 impl Flows {
     fn new(scene: &Scene, ports: &[u16], count: u32) -> Self {
-        let receiver = |port: &u16| Receiver::start(SERVER_V4, *port, count, |command| scene.remote(command));
-        Self { receivers: ports.iter().map(receiver).collect(), ports: ports.to_vec(), count }
+        let mut receiver = Agent::start(|command| scene.remote(command));
+        for port in ports {
+            receiver.ask(&format!("bind({port})"));
+        }
+        Self { receiver, ports: ports.to_vec(), count }
     }
 
     /// Sends them, `rate` per second and port, from where the agent is.
-    fn send(self, agent: &mut Agent, rate: u32) -> Vec<Vec<Sent>> {
-        let Self { receivers, ports, count } = self;
+    fn send(mut self, agent: &mut Agent, rate: u32) -> Vec<Vec<Sent>> {
+        let (ports, count) = (&self.ports, self.count);
         let times = agent.ask(&format!("steady('{SERVER_V4}', {ports:?}, {count}, {rate})"));
         let times: Vec<Vec<[u64; 2]>> = serde_json::from_value(times).unwrap();
-        let flow = |(receiver, times): (Receiver, Vec<[u64; 2]>)| {
-            let lost = receiver.lost();
+        let flow = |(port, times): (&u16, Vec<[u64; 2]>)| {
+            let lost = self.receiver.ask(&format!("missing({count}, {port})"));
+            let lost: Vec<u32> = serde_json::from_value(lost).unwrap();
             let sent = |(n, [before_ns, after_ns]): (u32, [u64; 2])| Sent {
                 before_ns,
                 after_ns,
@@ -60,7 +63,7 @@ impl Flows {
             };
             (0..).zip(times).map(sent).collect()
         };
-        receivers.into_iter().zip(times).map(flow).collect()
+        ports.iter().zip(times).map(flow).collect()
     }
 }
 

@@ -12,12 +12,13 @@ use nix::unistd::Pid;
 
 use super::{Cgroup, Netns, wait_until};
 
-/// Python as the system has it: a version manager's shim is a shell script that takes a second.
+/// Python as the system has it: a version manager's shim is a shell script that takes a second. Without what is
+/// installed beside the standard library, and the search for it, which is a third of its start.
 pub(crate) fn python(script: &str) -> Command {
     let system = "/usr/bin/python3";
     let program = if std::path::Path::new(system).exists() { system } else { "python3" };
     let mut command = Command::new(program);
-    command.args(["-c", script]);
+    command.args(["-I", "-S", "-c", script]);
     command
 }
 
