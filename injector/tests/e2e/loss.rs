@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::scene::Scene;
 use crate::statistics::{binomial_interval, mean, runs};
-use crate::support::{Experiment, Fault, SERVER_V4, root_or_skip};
+use crate::support::{Experiment, Fault, SERVER_V4, in_vm, root_or_skip};
 use crate::udp::{Receiver, Sender};
 
 const UDP: &str = "match = { protocol = \"udp\" }";
@@ -45,25 +45,29 @@ fn one_in_a_hundred_a_thousand_and_ten_thousand_are_lost_and_sendto_never_fails(
         return;
     }
     let scene = Scene::new();
-    // One stream meets all three, the rarest first, so that each of them meets 100,000 at least.
+    // One stream meets all three, the rarest first, so that each of them meets 100,000 at least. In an emulated
+    // machine, where that takes minutes, 80,000, of which some must still be lost at the lowest rate.
+    let least = if in_vm() { 80_000 } else { 100_000 };
+    let count = least + 1000;
     let rates = [("0.01%", 0.0001), ("0.1%", 0.001), ("1%", 0.01)];
     let faults = rates.map(|(percent, _)| {
         format!("id = \"{}\"\nkind = \"network.loss\"\nprobability = \"{percent}\"\n{UDP}", id(percent))
     });
     let experiment = Experiment::apply(&scene.scenario(7, &faults.each_ref().map(String::as_str)));
-    let (lost, errors) = transfer(&scene, 101_000);
+    let (lost, errors) = transfer(&scene, count);
     assert!(errors.is_empty(), "sendto failed: {errors:?}");
     let report = experiment.end();
-    let mut left = 101_000;
+    let mut left = u64::from(count);
     for (percent, rate) in rates {
         let Fault { matched, injected, .. } = report.fault(&id(percent));
         assert_eq!(matched, left, "{percent}: what an earlier fault lost goes no further");
-        assert!(matched >= 100_000);
+        assert!(matched >= u64::from(least));
         let [low, high] = binomial_interval(matched, rate, 0.999);
+        assert!(low >= 1, "{percent} of {matched} may be none");
         assert!((low..=high).contains(&injected), "{injected} lost at {percent}, {low} to {high} are likely");
         left -= injected;
     }
-    assert_eq!(lost.len() as u64, 101_000 - left, "what did not arrive");
+    assert_eq!(lost.len() as u64, u64::from(count) - left, "what did not arrive");
 }
 
 /// The id of the fault with this rate.
@@ -77,10 +81,10 @@ fn gilbert_elliott_loses_in_bursts_of_the_asked_length_and_gap() {
         return;
     }
     let keys = "model = \"gilbert-elliott\"\np = \"4%\"\nr = \"25%\"";
-    let (bursts, gaps) = runs(&struck(3, keys, 30_000), 30_000);
+    let (bursts, gaps) = runs(&struck(3, keys, 15_000), 15_000);
     // A burst is geometric with mean 1 / r, a gap with mean 1 / p.
     for (name, values, wanted) in [("burst", bursts, 4.0), ("gap", gaps, 25.0)] {
-        assert!(values.len() > 800, "only {} runs", values.len());
+        assert!(values.len() > 400, "only {} runs", values.len());
         let (mean, error) = mean(&values);
         assert!(
             (mean - wanted).abs() < Z_999 * error,
@@ -97,10 +101,10 @@ fn independent_loss_has_no_bursts_beyond_chance() {
     if !root_or_skip() {
         return;
     }
-    let lost = struck(5, "probability = \"20%\"", 20_000);
-    let [low, high] = binomial_interval(20_000, 0.2, 0.999);
+    let lost = struck(5, "probability = \"20%\"", 10_000);
+    let [low, high] = binomial_interval(10_000, 0.2, 0.999);
     assert!((low..=high).contains(&(lost.len() as u64)), "{} lost", lost.len());
-    let (mean, error) = mean(&runs(&lost, 20_000).0);
+    let (mean, error) = mean(&runs(&lost, 10_000).0);
     assert!((mean - 1.25).abs() < Z_999 * error, "mean burst {mean} +- {error}");
 }
 
@@ -109,8 +113,8 @@ fn periodic_loss_is_exact() {
     if !root_or_skip() {
         return;
     }
-    let expected: Vec<u32> = (0..10_000).filter(|n| n % 10 >= 7).collect();
-    assert_eq!(struck(1, "model = \"periodic\"\nup = 7\ndown = 3", 10_000), expected);
+    let expected: Vec<u32> = (0..2000).filter(|n| n % 10 >= 7).collect();
+    assert_eq!(struck(1, "model = \"periodic\"\nup = 7\ndown = 3", 2000), expected);
 }
 
 #[test]
@@ -135,9 +139,9 @@ fn a_local_drop_is_told_to_a_sender_who_asked_for_errors() {
     let scene = Scene::new();
     let fault = format!("kind = \"network.local-drop\"\nprobability = \"10%\"\n{UDP}");
     let experiment = Experiment::apply(&scene.scenario(1, &[&fault]));
-    let (lost, errors) = transfer(&scene, 10_000);
+    let (lost, errors) = transfer(&scene, 4000);
     let fault = experiment.end().only();
-    let [low, high] = binomial_interval(10_000, 0.1, 0.999);
+    let [low, high] = binomial_interval(4000, 0.1, 0.999);
     assert!((low..=high).contains(&fault.injected), "{} dropped", fault.injected);
     assert_eq!(lost.len() as u64, fault.injected);
     assert_eq!(errors, BTreeMap::from([("ENOBUFS".to_owned(), fault.injected as u32)]));

@@ -142,8 +142,8 @@ fn filters_of_a_killed_one_are_inert_from_its_deadline_on() {
     let mut controller = bench.armed(&["apply", &scenario, "--tc", CLSACT]);
     let latest = now_s();
     controller.end_by(Signal::SIGKILL);
-    // -D: the time of each reply, as seconds since 1970.
-    let line = format!("ping -n -D -i 0.05 -w {} {SERVER_V4} || true", 5 + slack_s as u32);
+    // -D: the time of each reply, as seconds since 1970. With -w, -c counts the replies and not what was sent.
+    let line = format!("ping -n -D -i 0.05 -c 20 -w {} {SERVER_V4} || true", 5 + slack_s as u32);
     let text = sh(&line).in_cgroup(&bench.a).in_netns(&bench.netns).text();
     let times: Vec<f64> = text
         .lines()
