@@ -162,10 +162,10 @@ fn windows_open_and_close_in_the_kernel_when_they_should_and_jitter_follows_the_
 
 /// In how many periods of a second something was spared, because the budget was spent; `None` if with this start
 /// a period spent more than it has, or spared one before. A period in which too few were sent spares none.
-fn periods_spent(sent: &[Sent], origin: u64, budget: usize) -> Option<usize> {
+fn exhausted_periods(sent: &[Sent], origin: u64, budget: usize) -> Option<usize> {
     let period = |ns: u64| ns.saturating_sub(origin) / (1000 * MS);
     let span = |one: &Sent| period(one.before_ns.saturating_sub(SKEW_NS))..=period(one.after_ns);
-    let mut spent = 0;
+    let mut exhausted = 0;
     for number in 0..=period(sent.last()?.after_ns) {
         // Those that were sent while one period followed another may have met either.
         let (within, astride): (Vec<&Sent>, Vec<&Sent>) = sent
@@ -178,9 +178,9 @@ fn periods_spent(sent: &[Sent], origin: u64, budget: usize) -> Option<usize> {
         if lost > budget || (spares && most < budget) || within[lost..].iter().any(|one| one.lost) {
             return None;
         }
-        spent += usize::from(spares);
+        exhausted += usize::from(spares);
     }
-    Some(spent)
+    Some(exhausted)
 }
 
 #[test]
@@ -196,9 +196,9 @@ fn a_budget_spends_its_count_in_each_period_and_no_more() {
     let sent = flows.send(&mut agent, 250).remove(0);
     let report = experiment.end();
     let fault = report.only();
-    let spent = starts(&origin(&report)).find_map(|origin| periods_spent(&sent, origin, 40));
+    let exhausted = starts(&origin(&report)).find_map(|origin| exhausted_periods(&sent, origin, 40));
     // Of the sending, which takes 4 s at least, the first period and the last may have had no time to be spent.
-    assert!(spent.is_some_and(|periods| periods >= 2), "{spent:?} periods are spent by {sent:?}");
+    assert!(exhausted.is_some_and(|periods| periods >= 2), "{exhausted:?} periods are exhausted by {sent:?}");
     assert_eq!((fault.matched, fault.injected + fault.spared_by_budget), (1000, 1000));
     assert_eq!(fault.injected, sent.iter().filter(|one| one.lost).count() as u64);
 }
