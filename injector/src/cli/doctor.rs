@@ -7,10 +7,12 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
+use super::experiments;
 use super::output::Output;
 use crate::engine::{EngineError, check_capabilities, tc_rung};
 use crate::host::cgroup::{Hierarchy, Mode};
 use crate::host::facts::{Fact, Facts};
+use crate::journal::Store;
 use crate::kernel::attach::Rung;
 use crate::kernel::programs;
 use crate::kinds::KINDS;
@@ -49,6 +51,13 @@ pub(super) fn run(output: &Output) -> Result<Exit, Failure> {
     }
     // Without them the kernel could not be asked, so it is not the kernel that can't.
     check_capabilities(&facts).map_err(|error| Failure { in_report: true, ..error.into() })?;
+    let offered = Store::open_default()
+        .map_err(Failure::from)
+        .and_then(|store| experiments::offer_clean(&store, output));
+    // Journals that can't be read say nothing of what the kernel can do.
+    if let Err(failure) = offered {
+        output.warning(&failure.message);
+    }
     Ok(if able { Exit::Done } else { Exit::Unsupported })
 }
 

@@ -27,6 +27,8 @@ pub(super) fn apply(command: &args::Apply, output: &Output) -> Result<Exit, Fail
     }
     let prepared = plan::prepare(scenario, &command.safety, command.record.is_some())?;
     if command.detach {
+        // What the controller says is shown only if it fails.
+        experiments::offer_clean(&Store::open_default()?, output)?;
         return detach::start(source.given_text(), output);
     }
     let conduct = Conduct {
@@ -85,7 +87,10 @@ struct Conduct<'a> {
 impl Conduct<'_> {
     fn experiment(self, prepared: Prepared, output: &Output) -> Result<Exit, Failure> {
         let store = Store::open_default()?;
-        experiments::offer_clean(&store, output)?;
+        // A detached one leaves that to the command that started it.
+        if self.ready_fd.is_none() {
+            experiments::offer_clean(&store, output)?;
+        }
         for warning in &prepared.warnings {
             output.warning(warning);
         }

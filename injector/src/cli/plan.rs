@@ -8,9 +8,9 @@ use anyhow::Context as _;
 use owo_colors::OwoColorize as _;
 use serde_json::json;
 
-use super::args;
 use super::exit::{Exit, Failure};
 use super::output::Output;
+use super::{args, experiments};
 use crate::engine::{self, Options, Prepared};
 use crate::host::cgroup::Hierarchy;
 use crate::journal::{Store, conflicts};
@@ -26,10 +26,12 @@ pub(super) fn run(command: &args::Plan, output: &Output) -> Result<Exit, Failure
     let scenario = load(&source(&command.file)?, &[], &command.overrides, &command.safety)?;
     let prepared = prepare(scenario, &command.safety, false)?;
     show(&prepared, output);
-    let conflict = conflict_of(&prepared)?;
+    let store = Store::open_default()?;
+    let conflict = conflict_of(&prepared, &store)?;
     if let Some(conflict) = &conflict {
         output.warning(conflict);
     }
+    experiments::offer_clean(&store, output)?;
     Ok(if conflict.is_some() { Exit::Conflict } else { Exit::Done })
 }
 
@@ -111,9 +113,9 @@ pub(super) fn prepare(scenario: Scenario, safety: &args::Safety, trace: bool) ->
 }
 
 /// The running experiment that would be in the way.
-fn conflict_of(prepared: &Prepared) -> Result<Option<String>, Failure> {
+fn conflict_of(prepared: &Prepared, store: &Store) -> Result<Option<String>, Failure> {
     let ours: Vec<_> = prepared.targets.values().map(engine::TargetPlan::key).collect();
-    for other in Store::open_default()?.list()?.experiments.iter().filter(|other| other.alive) {
+    for other in store.list()?.experiments.iter().filter(|other| other.alive) {
         if let Some((our, their)) = conflicts(&ours, &other.header.targets).into_iter().next() {
             let theirs = &other.header;
             return Ok(Some(format!(

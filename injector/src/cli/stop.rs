@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::args;
 use super::exit::{Exit, Failure};
 use super::output::Output;
+use super::{args, experiments};
 use crate::engine::control::{ControlError, Request, ask};
 use crate::journal::{Experiment, Store};
 
@@ -21,6 +21,8 @@ type Pending<'a> = BTreeMap<&'a str, Result<(), ControlError>>;
 
 pub(super) fn run(command: &args::Stop, output: &Output) -> Result<Exit, Failure> {
     let store = Store::open_default()?;
+    // First: who asks for a dead one by its id learns here that it is dead.
+    experiments::offer_clean(&store, output)?;
     let running: Vec<Experiment> = store.list()?.experiments.into_iter().filter(|e| e.alive).collect();
     let chosen = choose(command, &running)?;
     if chosen.is_empty() {

@@ -23,6 +23,7 @@ mod hosts;
 mod kills;
 mod leftovers;
 mod listing;
+mod offers;
 mod run;
 mod safety;
 mod targets;
