@@ -162,3 +162,43 @@ fn hint_of(errno: Option<i32>) -> &'static str {
         _ => "",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aya::maps::MapError;
+    use aya::sys::SyscallError;
+    use nix::libc::{E2BIG, EFAULT, ENOSPC};
+
+    use super::*;
+
+    /// What a map says when the kernel refuses an entry.
+    fn refused(errno: i32) -> KernelError {
+        let io_error = io::Error::from_raw_os_error(errno);
+        KernelError::map(
+            "TARGETS",
+            MapError::SyscallError(SyscallError { call: "bpf_map_update_elem", io_error }),
+        )
+    }
+
+    #[test]
+    fn a_full_map_is_named_with_the_errno_and_whose_fault_it_is() {
+        // A full hash map answers E2BIG, a full trie of addresses ENOSPC.
+        for (errno, name) in [(E2BIG, "E2BIG"), (ENOSPC, "ENOSPC")] {
+            let error = refused(errno);
+            let text = error.to_string();
+            assert!(text.starts_with("the map `TARGETS` refused an entry: "), "{text}");
+            assert!(text.contains(name), "{text}");
+            assert!(text.ends_with(" (the map is full; this is a fault of injector's own plan)"), "{text}");
+            assert_eq!((error.errno(), error.is_unsupported()), (Some(errno), false));
+        }
+    }
+
+    #[test]
+    fn a_map_that_refuses_for_another_reason_is_not_called_full() {
+        let text = refused(EFAULT).to_string();
+        assert!(text.contains("EFAULT") && !text.contains("full"), "{text}");
+        // Nor one that the kernel was never asked about.
+        let text = KernelError::map("RULES", MapError::OutOfBounds { index: 7, max_entries: 3 }).to_string();
+        assert!(text.contains('7') && !text.contains("full"), "{text}");
+    }
+}
