@@ -7,24 +7,22 @@ use std::path::{Path, PathBuf};
 mod source_hash;
 
 fn main() {
-    let mut out = Vec::new();
-    report(&mut out);
-    for line in out {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let given = std::env::var_os("INJECTOR_EBPF_OBJECT").filter(|path| !path.is_empty());
+    for line in report(&workspace, given.as_deref().map(Path::new)) {
         // Build scripts talk to cargo through stdout; a cargo that does not listen is no error of ours.
         let _ = std::io::Write::write_all(&mut std::io::stdout(), format!("{line}\n").as_bytes());
     }
 }
 
-/// Collects the lines for cargo: either the object's path or one sentence that says what to run.
-fn report(out: &mut Vec<String>) {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    out.push("cargo::rerun-if-env-changed=INJECTOR_EBPF_OBJECT".to_owned());
-    let given = std::env::var_os("INJECTOR_EBPF_OBJECT").filter(|path| !path.is_empty());
-    let object = given.as_ref().map_or_else(|| workspace.join(source_hash::OBJECT), PathBuf::from);
+/// The lines for cargo: either the object's path or one sentence that says what to run.
+pub(crate) fn report(workspace: &Path, given: Option<&Path>) -> Vec<String> {
+    let mut out = vec!["cargo::rerun-if-env-changed=INJECTOR_EBPF_OBJECT".to_owned()];
+    let object = given.map_or_else(|| workspace.join(source_hash::OBJECT), PathBuf::from);
     out.push(format!("cargo::rerun-if-changed={}", object.display()));
     if !object.is_file() {
-        out.push(missing(given.is_some().then_some(&object)));
-        return;
+        out.push(missing(given));
+        return out;
     }
     if given.is_none() {
         for source in source_hash::SOURCES {
@@ -32,24 +30,29 @@ fn report(out: &mut Vec<String>) {
         }
         let recorded = source_hash::sources_file(&object);
         out.push(format!("cargo::rerun-if-changed={}", recorded.display()));
-        if let Some(error) = stale(&workspace, &recorded) {
+        if let Some(error) = stale(workspace, &recorded) {
             out.push(error);
-            return;
+            return out;
         }
     }
-    match object.canonicalize() {
-        Ok(path) => out.push(format!("cargo::rustc-env=INJECTOR_EBPF_OBJECT={}", path.display())),
-        Err(error) => out.push(format!("cargo::error=the eBPF object {}: {error}", object.display())),
-    }
+    out.push(match object.canonicalize() {
+        Ok(path) => format!("cargo::rustc-env=INJECTOR_EBPF_OBJECT={}", path.display()),
+        Err(error) => format!("cargo::error=the eBPF object {}: {error}", object.display()),
+    });
+    out
 }
 
-fn missing(given: Option<&PathBuf>) -> String {
+fn missing(given: Option<&Path>) -> String {
     match given {
         Some(object) => format!(
             "cargo::error=the eBPF object {} that INJECTOR_EBPF_OBJECT names is missing: build it or unset the variable",
             object.display()
         ),
-        None => "cargo::error=the eBPF object is missing: run `cargo xtask build-ebpf`".to_owned(),
+        // Where it was never built, the compiler for it may be missing too.
+        None => {
+            "cargo::error=the eBPF object is missing: run `cargo xtask setup`, then `cargo xtask build-ebpf`"
+                .to_owned()
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod check;
 mod generated;
 mod help;
 mod injector;
+mod object;
 mod streams;
 mod unprivileged;
 mod usage;
