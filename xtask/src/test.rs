@@ -6,7 +6,7 @@ use crate::setup::setup;
 use crate::stage::{Stage, Stages, Tally};
 use crate::vm::kernels::{self, Series};
 use crate::vm::{self, Job, Run};
-use crate::{build_ebpf, process, tally, verify, workspace};
+use crate::{build_ebpf, demo, process, tally, verify, workspace};
 use anyhow::{Context as _, Result, bail};
 use std::process::Command;
 
@@ -62,6 +62,7 @@ fn run_stages(stages: &mut Stages, args: &TestArgs, extra: &[Stage]) {
     });
     let Some(programs) = programs else { return };
     stages.run("end to end on this machine", || e2e_here(&programs));
+    stages.run("demo", || demo::trial(&programs.injector));
     if args.no_vm {
         say!("the virtual machines were left out, as asked");
         return;

@@ -1,10 +1,13 @@
 //! `cargo xtask demo`: a real client and server in network namespaces of their own, first without and then with
 //! 5 % loss on the client alone, side by side. [`namespaces`] makes and removes the place, [`report`] reads
-//! iperf3's numbers and lays out the table. The machine is left as it was, also after Ctrl-C.
+//! iperf3's numbers and lays out the table. The machine is left as it was, also after Ctrl-C; [`trial`] is the test of
+//! that, with what [`traces`] finds on the machine.
 
 mod interrupt;
 mod namespaces;
 mod report;
+mod traces;
+mod trial;
 
 use crate::say::{data, say};
 use crate::setup::setup;
@@ -18,15 +21,18 @@ use report::Measured;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+pub(crate) use trial::trial;
 
 const FAULT: &str = "network.loss=5%";
-const SECONDS_EACH: &str = "5";
 /// Small enough that the veth pair's own queue (1000 packets) never overflows, so that the only loss is ours, and that
 /// every kernel grants it: iperf3 gives up where `net.core.wmem_max`, 212992 on stock Debian, does not.
 const WINDOW: &str = "256K";
 
 #[derive(clap::Args)]
 pub(crate) struct DemoArgs {
+    /// Length of each of the two transfers, in seconds
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=60))]
+    seconds: u32,
     /// An injector that is built already: nothing is set up or built (used behind sudo)
     #[arg(long, hide = true)]
     injector: Option<PathBuf>,
@@ -35,13 +41,13 @@ pub(crate) struct DemoArgs {
 /// Sets up, builds, and runs the demonstration as root.
 pub(crate) fn command(args: &DemoArgs) -> Result<()> {
     if let Some(injector) = &args.injector {
-        return demonstrate(injector);
+        return demonstrate(injector, args.seconds);
     }
     setup()?;
     build_ebpf::build_ebpf(false)?;
     let injector = build_injector()?;
     if nix::unistd::geteuid().is_root() {
-        return demonstrate(&injector);
+        return demonstrate(&injector, args.seconds);
     }
     if !process::can_be_root() {
         bail!(
@@ -50,7 +56,7 @@ pub(crate) fn command(args: &DemoArgs) -> Result<()> {
     }
     say!("the rest needs root: sudo may ask for your password");
     let mut again = process::as_root(std::env::current_exe()?);
-    process::run(again.args(["demo", "--injector"]).arg(injector))
+    process::run(again.args(["demo", "--seconds", &args.seconds.to_string(), "--injector"]).arg(injector))
 }
 
 /// Builds `injector` and says where it is. The packets are the kernel half's, which is always optimised.
@@ -59,13 +65,14 @@ pub(crate) fn build_injector() -> Result<PathBuf> {
     Ok(workspace::target().join("debug/injector"))
 }
 
-fn demonstrate(injector: &Path) -> Result<()> {
+fn demonstrate(injector: &Path, seconds: u32) -> Result<()> {
     let interrupt = Interrupt::watch()?;
     stay_on_one_cpu()?;
     let namespaces = Namespaces::make()?;
     say!("a client and a server, each in a network namespace of its own, joined by a veth pair");
     let server = Server::start(&namespaces)?;
-    let iperf = ["iperf3", "--client", SERVER_ADDRESS, "--time", SECONDS_EACH, "--window", WINDOW, "--json"];
+    let seconds = seconds.to_string();
+    let iperf = ["iperf3", "--client", SERVER_ADDRESS, "--time", &seconds, "--window", WINDOW, "--json"];
 
     say!("$ {}", iperf.join(" "));
     let mut client = namespaces.in_client(iperf[0]);

@@ -30,22 +30,28 @@ pub(super) fn parse(text: &str) -> Result<Measured> {
     })
 }
 
+/// Name of the row that shows the loss.
+const SENT_AGAIN: &str = "segments sent again";
+
 /// Both runs side by side.
 pub(super) fn table(without: &Measured, with: &Measured, fault: &str) -> String {
     let rows = [
         ("throughput", rate(without.received_bits_per_second), rate(with.received_bits_per_second)),
         ("bytes sent", mebibytes(without.sent_bytes), mebibytes(with.sent_bytes)),
-        (
-            "segments sent again",
-            without.retransmitted_segments.to_string(),
-            with.retransmitted_segments.to_string(),
-        ),
+        (SENT_AGAIN, without.retransmitted_segments.to_string(), with.retransmitted_segments.to_string()),
     ];
     let mut text = format!("{:20}  {:>16}  {:>16}\n", "iperf3", "without fault", fault);
     for (name, left, right) in rows {
         let _ = writeln!(text, "{name:20}  {left:>16}  {right:>16}");
     }
     text
+}
+
+/// The segments sent again without and with the fault, from the lines of a table.
+pub(super) fn sent_again(lines: &[String]) -> Option<(u64, u64)> {
+    let row = lines.iter().find_map(|line| line.strip_prefix(SENT_AGAIN))?;
+    let mut numbers = row.split_whitespace().map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 fn rate(bits_per_second: f64) -> String {
@@ -68,6 +74,19 @@ mod tests {
         assert_eq!(measured.retransmitted_segments, 17);
         let table = table(&measured, &measured, "network.loss=5%");
         assert!(table.contains("1.5 Mbit/s") && table.contains("2.0 MiB"), "{table}");
+    }
+
+    #[test]
+    fn what_the_table_shows_of_the_loss_can_be_read_again() {
+        let of = |retransmitted_segments| Measured {
+            received_bits_per_second: 1.0,
+            sent_bytes: 1.0,
+            retransmitted_segments,
+        };
+        let table = table(&of(3), &of(1250), "network.loss=5%");
+        let lines: Vec<String> = table.lines().map(str::to_owned).collect();
+        assert_eq!(sent_again(&lines), Some((3, 1250)));
+        assert_eq!(sent_again(&lines[..2]), None);
     }
 
     #[test]
