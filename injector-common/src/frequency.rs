@@ -80,7 +80,31 @@ mod tests {
     }
 
     proptest! {
-        /// In any order of times, no period ever spends more than its count, and none less than it could.
+        /// As counting up from the first ordinal by steps says it.
+        #[test]
+        fn nth_strikes_what_counting_comes_to(first in 1_u64..40, length in 0_u64..80, step in 1_u64..10, for_ever: bool) {
+            let last = if for_ever { u64::MAX } else { first + length };
+            let nth = Nth { first, last, step };
+            let wanted: Vec<u64> = (first..=last.min(300)).step_by(step as usize).collect();
+            let got: Vec<u64> = (0..=300).filter(|&n| nth.strikes(n)).collect();
+            prop_assert_eq!(got, wanted);
+        }
+
+        /// Over the whole range of ordinals: nothing outside of the ends, and one strike in each step's length.
+        #[test]
+        fn nth_strikes_once_a_step_and_never_outside(first: u64, last: u64, step in 1_u64..=64, ordinal: u64) {
+            let nth = Nth { first, last, step };
+            prop_assert!(!nth.strikes(ordinal) || (first..=last).contains(&ordinal));
+            let still = Nth { step: 0, ..nth };
+            prop_assert!(!still.strikes(ordinal));
+            prop_assert_eq!(nth.strikes(first), first <= last);
+            let end = ordinal.saturating_add(step - 1);
+            if ordinal >= first && end <= last && end - ordinal == step - 1 {
+                prop_assert_eq!((ordinal..=end).filter(|&n| nth.strikes(n)).count(), 1);
+            }
+        }
+
+        /// In the order of time, no period ever spends more than its count, and none less than it could.
         #[test]
         fn a_period_never_overspends(count in 1_u64..20, period_ns in 1_u64..1000, mut times in prop::collection::vec(0_u64..5000, 1..300)) {
             times.sort_unstable();
@@ -97,6 +121,47 @@ mod tests {
             }
             for (period, n) in asked {
                 prop_assert_eq!(spent.get(&period).copied().unwrap_or(0), n.min(count));
+            }
+        }
+
+        /// CPUs that looked at the clock earlier and come later are counted for the period that is on: the latest
+        /// that anybody has spent in. None spends more than its count, and none less than it could.
+        #[test]
+        fn late_comers_count_for_the_period_that_is_on(
+            count in 1_u64..20,
+            period_ns in 1_u64..1000,
+            mut times in prop::collection::vec((0_u64..5000, 0_u64..1500), 1..300),
+        ) {
+            // Each asks at the first time, and has looked at the clock up to the second before.
+            times.sort_unstable();
+            let looked = times.into_iter().map(|(at, ago)| at.saturating_sub(ago));
+            let budget = Budget { count, period_ns };
+            let (mut word, mut current) = (0, 0);
+            let mut spent = std::collections::BTreeMap::<u64, u64>::new();
+            let mut asked = std::collections::BTreeMap::<u64, u64>::new();
+            for t in looked {
+                current = current.max(t / period_ns);
+                *asked.entry(current).or_default() += 1;
+                if let Some(next) = budget.take(word, t) {
+                    prop_assert_eq!(next >> 32, current);
+                    word = next;
+                    *spent.entry(current).or_default() += 1;
+                    prop_assert_eq!(word & 0xffff_ffff, spent[&current]);
+                }
+            }
+            for (period, n) in asked {
+                prop_assert_eq!(spent.get(&period).copied().unwrap_or(0), n.min(count));
+            }
+        }
+
+        /// From any word at any time: a strike moves the word forward, so no two strikes look alike to the
+        /// compare-and-swap, and what a period has used stays within the count.
+        #[test]
+        fn a_strike_moves_the_word_forward(count in 1_u64..5, period_ns in 1_u64..1000, word: u64, elapsed_ns: u64) {
+            let budget = Budget { count, period_ns };
+            if let Some(next) = budget.take(word, elapsed_ns) {
+                prop_assert!(next > word, "a strike must move the word: {word:#x}, {next:#x}");
+                prop_assert!((1..=count).contains(&(next & 0xffff_ffff)));
             }
         }
     }

@@ -340,3 +340,7 @@ mod tests {
         assert!(!matches(&m(0), &with(PACKET_HAS_PORTS), &LastOctet));
     }
 }
+
+#[cfg(test)]
+#[path = "matching_properties.rs"]
+mod properties;

@@ -98,6 +98,18 @@ mod tests {
             prop_assert_eq!(open[open.len() - 1] - open[0] + 1, for_ns);
         }
 
+        /// Nothing before it, everything from it on, whatever the clock shows; and what is over stays over.
+        #[test]
+        fn a_deadline_is_one_moment(deadline_ns: u64, before_ns: u64, later_ns: u64) {
+            prop_assert!(is_over(deadline_ns, deadline_ns));
+            prop_assert!(is_over(deadline_ns.saturating_add(later_ns), deadline_ns));
+            if let Some(now_ns) = deadline_ns.checked_sub(before_ns.max(1)) {
+                prop_assert!(!is_over(now_ns, deadline_ns));
+            }
+            let (now_ns, then_ns) = (before_ns.min(later_ns), before_ns.max(later_ns));
+            prop_assert!(is_over(then_ns, deadline_ns) || !is_over(now_ns, deadline_ns));
+        }
+
         #[test]
         fn without_a_length_it_stays_open(start_ns in 0_u64..1000, later in 0_u64..u64::MAX / 2) {
             let w = Window { start_ns, ..Window::default() };
