@@ -2,7 +2,7 @@
 
 use crate::assert_layout;
 
-/// Rules that one target may have, both directions together.
+/// Rules that one target may have in one direction: as many as one packet may walk through.
 pub const MAX_RULES_PER_TARGET: u32 = 64;
 /// Distinct depths of the cgroup tree at which targets may live.
 pub const MAX_LEVELS: usize = 8;

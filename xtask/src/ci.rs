@@ -1,4 +1,5 @@
-//! `cargo xtask ci`: what CI runs. The tests, and the two checks whose tools are not everywhere.
+//! `cargo xtask ci`: the tests, and the two checks whose tools are not everywhere. CI itself (`.ci/run`) runs
+//! `cargo xtask test`, which needs neither tool.
 
 use crate::say::say;
 use crate::stage::{Stage, Tally};

@@ -53,9 +53,9 @@ enum Task {
     Test(test::TestArgs),
     /// Show a real client and server without and with a fault, side by side
     Demo(demo::DemoArgs),
-    /// Measure the pure code, and the programs on this machine's kernel
+    /// Measure the pure decision by itself, and the programs on this machine's kernel
     Bench,
-    /// Run what CI runs
+    /// Run the tests, and cargo-deny and typos where they are installed
     Ci,
 }
 

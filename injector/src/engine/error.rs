@@ -41,10 +41,9 @@ pub enum EngineError {
     /// A fact about the host could not be read.
     #[error(transparent)]
     Fact(#[from] FactError),
-    /// A device has an ingress qdisc, which keeps clsact out.
-    #[error(
-        "the device {device} has an `ingress` qdisc, which keeps `clsact` out, and this kernel has no tcx"
-    )]
+    /// A device has an ingress qdisc, which keeps clsact out. Whether the kernel has no tcx or `--tc clsact` was
+    /// asked for is not known here.
+    #[error("the device {device} has an `ingress` qdisc, which keeps `clsact` out")]
     ForeignIngress {
         /// The device.
         device: String,
@@ -124,7 +123,7 @@ impl EngineError {
             Self::Process(error) => return error.hint(),
             Self::ForeignIngress { device } => {
                 return Some(format!(
-                    "remove it if it is yours (`tc qdisc del dev {device} ingress`), or use Linux 6.6 or later"
+                    "remove it if it is yours (`tc qdisc del dev {device} ingress`), or do without clsact: Linux 6.6 and later have tcx, which is taken unless `--tc clsact` is given"
                 ));
             }
             Self::DeviceGone { .. } => {

@@ -75,9 +75,9 @@ pub enum PlanError {
         /// Depths allowed.
         max: usize,
     },
-    /// More rules on one target than one packet may walk through.
+    /// More rules on one target, in one direction, than one packet may walk through.
     #[error(
-        "{rules} rules strike the target `{target}`, and {max} is the most (a fault of direction \"both\" is two)\n\nhint: join faults whose `match` lists can be one"
+        "{rules} rules strike the target `{target}`, and {max} is the most in one direction\n\nhint: join faults whose `match` lists can be one"
     )]
     TooManyRules {
         /// Target.
