@@ -23,6 +23,7 @@ mod hosts;
 mod kills;
 mod leftovers;
 mod listing;
+mod names;
 mod offers;
 mod run;
 mod safety;

@@ -37,7 +37,7 @@ fn plan_stop_doctor_and_a_detached_apply_offer_to_clean_up() {
     }
     bench.listing().assert_same_as(&left, "after offers");
 
-    let detached = bench.injector(&["apply", &scenario, "--detach"]).expect(0).says(&offer);
+    let detached = bench.injector(&["apply", &scenario, "--detach", "--tc", CLSACT]).expect(0).says(&offer);
     bench.injector(&["stop", detached.stdout.trim()]).expect(0).says(&offer);
     bench.listing().assert_same_as(&left, "after the next experiment");
 
