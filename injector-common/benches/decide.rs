@@ -22,14 +22,14 @@ const UDP: u8 = 17;
 
 /// The memory of a fault as the kernel has it: atomics, ordered as strictly.
 struct Shared {
-    words: [AtomicU64; 5],
+    words: [AtomicU64; 7],
     sequences: Vec<AtomicU64>,
 }
 
 impl Shared {
     fn new() -> Self {
         let sequences = (0..CLASSES).map(|_| AtomicU64::new(0)).collect();
-        Self { words: [const { AtomicU64::new(0) }; 5], sequences }
+        Self { words: [const { AtomicU64::new(0) }; 7], sequences }
     }
 }
 
@@ -39,6 +39,9 @@ impl Memory for Shared {
     }
     fn next_sequence(&self, class: u32) -> u64 {
         self.sequences[class as usize].fetch_add(1, SeqCst)
+    }
+    fn not_before(&self, _class: u32, at_ns: u64) -> u64 {
+        at_ns
     }
     fn load(&self, word: Word) -> u64 {
         self.words[word as usize].load(SeqCst)

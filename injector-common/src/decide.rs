@@ -28,6 +28,8 @@ pub enum Outcome {
     SparedByBudget = 4,
     /// Let go because other CPUs kept changing the state.
     Contended = 5,
+    /// Dropped, because the queue in front of a link was full.
+    QueueFull = 6,
 }
 
 /// A word of a fault's shared state.
@@ -43,6 +45,10 @@ pub enum Word {
     EgressChannel,
     /// `FaultState::channels` of ingress.
     IngressChannel,
+    /// `FaultState::links` of egress.
+    EgressLink,
+    /// `FaultState::links` of ingress.
+    IngressLink,
 }
 
 /// The memory of a fault: atomics in a map, cells in the model.
@@ -51,6 +57,8 @@ pub trait Memory {
     fn increment(&self, word: Word) -> u64;
     /// Adds one to the sequence of a class and returns what was there before.
     fn next_sequence(&self, class: u32) -> u64;
+    /// The later of `at_ns` and the last time that was returned for the class.
+    fn not_before(&self, class: u32, at_ns: u64) -> u64;
     /// Reads a word.
     fn load(&self, word: Word) -> u64;
     /// Replaces `old` by `new` and returns true, or returns false if the word is no longer `old`.
@@ -174,7 +182,7 @@ mod tests {
     /// The memory of a fault in the model. `stubborn` refuses every replacement, as a busy CPU might.
     #[derive(Default)]
     struct Cells {
-        words: [Cell<u64>; 5],
+        words: [Cell<u64>; 7],
         sequence: Cell<u64>,
         stubborn: bool,
     }
@@ -185,6 +193,9 @@ mod tests {
         }
         fn next_sequence(&self, _class: u32) -> u64 {
             self.sequence.replace(self.sequence.get() + 1)
+        }
+        fn not_before(&self, _class: u32, at_ns: u64) -> u64 {
+            at_ns
         }
         fn load(&self, word: Word) -> u64 {
             self.words[word as usize].get()

@@ -18,6 +18,9 @@ pub const PURPOSE_STRIKE: u32 = 0;
 /// Stream of the draws that shift windows (`when.jitter`).
 pub const PURPOSE_WINDOW: u32 = 1;
 
+/// Stream of the draws that a struck packet needs beside: a delay, the bits that are flipped.
+pub const PURPOSE_VALUE: u32 = 2;
+
 /// Mixes 64 bits so that every input bit reaches every output bit.
 #[inline(always)]
 #[must_use]

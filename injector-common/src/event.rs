@@ -18,10 +18,15 @@ pub struct Event {
     pub outcome: u32,
     /// `EGRESS` or `INGRESS`.
     pub direction: u32,
+    /// By how much the packet is later so far, by this fault and those before it.
+    pub delay_ns: u64,
     /// The packet.
     pub packet: crate::packet::Packet,
+    /// Zero.
+    pub _pad: u32,
 }
 
-assert_layout!(Event, size 96, align 8, {
-    time_ns: 0, target: 8, rule: 16, fault: 20, outcome: 24, direction: 28, packet: 32,
+assert_layout!(Event, size 112, align 8, {
+    time_ns: 0, target: 8, rule: 16, fault: 20, outcome: 24, direction: 28, delay_ns: 32, packet: 40,
+    _pad: 108,
 });

@@ -6,6 +6,18 @@ use crate::assert_layout;
 pub const MAX_RULES_PER_TARGET: u32 = 64;
 /// Distinct depths of the cgroup tree at which targets may live.
 pub const MAX_LEVELS: usize = 8;
+/// Words of the filter in front of the targets: 16,384 bits, so that of 1,000 targets one stranger in 16 passes it.
+pub const FILTER_WORDS: u32 = 256;
+
+/// Where a target's id is in the filter: the word and the bit.
+#[inline(always)]
+#[must_use]
+pub const fn filter_place(id: u64) -> (u32, u64) {
+    // The upper bits of a product depend on all bits of the id.
+    let hash = id.wrapping_mul(crate::draw::GOLDEN_GAMMA) >> (64 - 14);
+    ((hash >> 6) as u32, 1 << (hash & 63))
+}
+
 /// Extension headers of IPv6 that are followed to the transport header.
 pub const MAX_EXTENSION_HEADERS: usize = 6;
 
@@ -84,12 +96,12 @@ pub struct FaultState {
     pub channels: [u64; 2],
     /// Time of the first injection, for faults that start after this one; 0 before it.
     pub first_injected_ns: u64,
-    /// Zero.
-    pub _reserved: [u64; 2],
+    /// When the link is free again, one word per direction, see [`crate::treatment`].
+    pub links: [u64; 2],
 }
 
 assert_layout!(FaultState, size 64, align 8, {
-    ordinal: 0, injected: 8, budget: 16, channels: 24, first_injected_ns: 40, _reserved: 48,
+    ordinal: 0, injected: 8, budget: 16, channels: 24, first_injected_ns: 40, links: 48,
 });
 
 /// What a rule did, per CPU.
@@ -112,11 +124,15 @@ pub struct Counters {
     pub contended: u64,
     /// Packets of several segments that a rule for single segments met.
     pub unsplit: u64,
+    /// Packets that a full queue dropped.
+    pub queue_full: u64,
+    /// Packets that could not be treated as they should: no memory, or a shape that the kernel does not change.
+    pub failed: u64,
 }
 
-assert_layout!(Counters, size 64, align 8, {
+assert_layout!(Counters, size 80, align 8, {
     matched: 0, segments_matched: 8, injected: 16, segments_injected: 24, spared_by_limit: 32, spared_by_budget: 40,
-    contended: 48, unsplit: 56,
+    contended: 48, unsplit: 56, queue_full: 64, failed: 72,
 });
 
 /// Key of the trie `ADDRESSES`.

@@ -102,13 +102,18 @@ pub struct Packet {
     pub flags: u32,
     /// Type of an ICMP or ICMPv6 message; 0 for other protocols.
     pub icmp_type: u8,
+    /// Code point of explicit congestion notification, 0 to 3 (RFC 3168); 0 is "not capable".
+    pub ecn: u8,
     /// Zero.
-    pub _pad: [u8; 3],
+    pub _pad: [u8; 2],
+    /// Bytes of the IP packets on the wire: of a GSO packet all its segments, each with its headers.
+    pub wire_bytes: u32,
 }
 
-assert_layout!(Packet, size 64, align 4, {
+assert_layout!(Packet, size 68, align 4, {
     local: 0, remote: 16, local_port: 32, remote_port: 34, family: 36, protocol: 37, dscp: 38, tcp_flags: 39,
-    length: 40, tcp_payload: 44, segments: 48, ifindex: 52, flags: 56, icmp_type: 60, _pad: 61,
+    length: 40, tcp_payload: 44, segments: 48, ifindex: 52, flags: 56, icmp_type: 60, ecn: 61, _pad: 62,
+    wire_bytes: 64,
 });
 
 impl Packet {

@@ -4,12 +4,25 @@ use crate::assert_layout;
 use crate::frequency::{Budget, Nth};
 use crate::loss::LossModel;
 use crate::matching::Match;
+use crate::treatment::Treatment;
 use crate::window::Window;
 
 /// `Rule::action`: lose the packet as the network would.
 pub const ACTION_LOSS: u32 = 1;
 /// `Rule::action`: drop the packet so that the sender's own stack notices.
 pub const ACTION_LOCAL_DROP: u32 = 2;
+/// `Rule::action`: the packet comes later.
+pub const ACTION_DELAY: u32 = 3;
+/// `Rule::action`: the packet goes over a link of a given rate, with a bounded queue in front.
+pub const ACTION_RATE: u32 = 4;
+/// `Rule::action`: the packet comes more than once.
+pub const ACTION_DUPLICATE: u32 = 5;
+/// `Rule::action`: bits of the packet are flipped.
+pub const ACTION_CORRUPT: u32 = 6;
+/// `Rule::action`: the packet says that it met congestion (RFC 3168).
+pub const ACTION_MARK_CE: u32 = 7;
+/// `Rule::action`: the TCP segment offers another window.
+pub const ACTION_WINDOW: u32 = 8;
 
 /// `Rule::frequency`: every matching packet is struck.
 pub const FREQUENCY_ALWAYS: u32 = 0;
@@ -75,6 +88,8 @@ pub struct Rule {
     pub include: Match,
     /// The packets that are not meant (`not`).
     pub exclude: Match,
+    /// What is done to a packet that is struck and not taken away.
+    pub treatment: Treatment,
     /// Zero; keeps the rules on cache lines of their own.
     pub _reserved: u64,
 }
@@ -98,13 +113,14 @@ impl Default for Rule {
             model: LossModel::default(),
             include: Match::default(),
             exclude: Match::default(),
+            treatment: Treatment::default(),
             _reserved: 0,
         }
     }
 }
 
-assert_layout!(Rule, size 768, align 8, {
+assert_layout!(Rule, size 832, align 8, {
     action: 0, flags: 4, fault: 8, direction: 12, frequency: 16, spared_set: 20, spared_ports: 24, stream: 32,
     probability_p32: 40, nth: 48, limit: 72, budget: 80, window: 96, model: 136, include: 184, exclude: 472,
-    _reserved: 760,
+    treatment: 760, _reserved: 824,
 });

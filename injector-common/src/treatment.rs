@@ -1,0 +1,396 @@
+//! What a rule does to the packets that it strikes, beyond taking them away: later, more of them, other ones.
+//!
+//! The faults of a target are stages of one path, in the order of the file. A packet has one time on that path
+//! ([`Way::at_ns`]): a delay adds to it, a link of a given rate moves it to the end of its transmission. So a rate
+//! before a delay serialises and then propagates, as a real link does, and nothing needs a queue per stage.
+
+use crate::assert_layout;
+use crate::decide::{Memory, Word};
+use crate::distribution::{Quantiles, quantile};
+use crate::draw;
+use crate::packet::Packet;
+use crate::rule::{
+    ACTION_CORRUPT, ACTION_DELAY, ACTION_DUPLICATE, ACTION_MARK_CE, ACTION_RATE, ACTION_WINDOW,
+};
+
+/// `Treatment::flags`: a packet never leaves before one of its flow that came earlier.
+pub const TREAT_KEEPS_ORDER: u32 = 1 << 0;
+/// `Treatment::flags`: the corruption breaks a checksum, so that the receiver notices.
+pub const TREAT_WIRE: u32 = 1 << 1;
+/// `Treatment::flags`: `table` says the distribution; else `delay_ns` is the delay.
+pub const TREAT_DISTRIBUTED: u32 = 1 << 2;
+/// `Treatment::flags`: `offset` says where the corruption begins; else it is drawn.
+pub const TREAT_OFFSET: u32 = 1 << 3;
+
+/// What [`ACTION_DELAY`] and the other actions that keep the packet need to know. 0 where an action has no use for it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Treatment {
+    /// Stream of the values that are drawn, see [`draw::PURPOSE_VALUE`].
+    pub stream: u64,
+    /// Delay of every packet, where it is fixed.
+    pub delay_ns: u64,
+    /// A byte's time on the link, in units of 2^-16 ns.
+    pub byte_ns_q16: u64,
+    /// The longest wait for the link; who would wait longer is dropped.
+    pub queue_ns: u64,
+    /// So far the link may run ahead of its rate after a pause.
+    pub burst_ns: u64,
+    /// First entry of the distribution in `QUANTILES`.
+    pub table: u32,
+    /// `TREAT_` bits.
+    pub flags: u32,
+    /// Bytes of the link's own around each packet on the wire.
+    pub overhead: u32,
+    /// Additional copies of a duplicated packet; the size of the window of a TCP segment.
+    pub count: u32,
+    /// Bits to flip.
+    pub bits: u32,
+    /// Byte of the payload at which the flips begin.
+    pub offset: u32,
+}
+
+assert_layout!(Treatment, size 64, align 8, {
+    stream: 0, delay_ns: 8, byte_ns_q16: 16, queue_ns: 24, burst_ns: 32, table: 40, flags: 44, overhead: 48, count: 52,
+    bits: 56, offset: 60,
+});
+
+/// `Way::marks`: set the congestion-experienced code point.
+pub const MARK_CE: u32 = 1 << 0;
+/// `Way::marks`: flip bits, checksums mended.
+pub const MARK_SILENT: u32 = 1 << 1;
+/// `Way::marks`: break a checksum.
+pub const MARK_WIRE: u32 = 1 << 2;
+/// `Way::marks`: replace the window of a TCP segment.
+pub const MARK_WINDOW: u32 = 1 << 3;
+
+/// Copies that one packet can have at most, over all faults.
+pub const MAX_COPIES: u32 = 8;
+
+/// What the stages have made of one packet so far.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// When it arrives at the next stage; at the end when it leaves. `CLOCK_MONOTONIC`.
+    pub at_ns: u64,
+    /// Random bits of the corruption.
+    pub bits: u64,
+    /// Additional copies.
+    pub copies: u32,
+    /// `MARK_` bits.
+    pub marks: u32,
+    /// Bits to flip.
+    pub flips: u32,
+    /// Byte of the payload at which the flips begin, or `u32::MAX` to draw it.
+    pub offset: u32,
+    /// The window to set.
+    pub window: u32,
+    /// What the packet waits with: packets of one hash leave in the order of their times, and one that comes later with an
+    /// earlier time may have to wait for the others (`fq_dequeue` in `net/sched/sch_fq.c` wakes a flow for its first packet).
+    pub hash: u32,
+}
+
+/// What became of a packet that a stage has treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Treated {
+    /// It goes on.
+    GoesOn,
+    /// It is no packet that can be treated so, and goes on as it was.
+    NotCapable,
+    /// The link's queue was full.
+    QueueFull,
+    /// Other CPUs kept changing the link's state: it goes on as it was.
+    Contended,
+}
+
+/// Attempts at the word of a link. At rates where many CPUs meet here each takes a few nanoseconds.
+const ATTEMPTS: u32 = 16;
+
+/// Applies the action of a rule that strikes the packet, and that does not take it away.
+#[inline(always)]
+pub fn treat<M: Memory, Q: Quantiles>(
+    action: u32,
+    treatment: &Treatment,
+    packet: &Packet,
+    direction: u32,
+    memory: &M,
+    quantiles: &Q,
+    way: &mut Way,
+) -> Treated {
+    match action {
+        ACTION_DELAY => delay(treatment, packet, direction, memory, quantiles, way),
+        ACTION_RATE => return transmit(treatment, packet, direction, memory, way),
+        ACTION_DUPLICATE => {
+            let copies = way.copies.saturating_add(treatment.count);
+            way.copies = if copies > MAX_COPIES { MAX_COPIES } else { copies };
+        }
+        ACTION_MARK_CE if packet.ecn == 0 => return Treated::NotCapable,
+        ACTION_MARK_CE => way.marks |= MARK_CE,
+        ACTION_WINDOW => {
+            way.marks |= MARK_WINDOW;
+            way.window = treatment.count;
+        }
+        ACTION_CORRUPT => corrupt(treatment, packet, direction, memory, way),
+        _ => {}
+    }
+    Treated::GoesOn
+}
+
+#[inline(always)]
+fn delay<M: Memory, Q: Quantiles>(
+    treatment: &Treatment,
+    packet: &Packet,
+    direction: u32,
+    memory: &M,
+    quantiles: &Q,
+    way: &mut Way,
+) {
+    let class = packet.class(direction);
+    // Times that grow from packet to packet may share a queue; times that are drawn must not.
+    let shared = draw::mix(treatment.stream ^ class as u64);
+    let (delay_ns, apart) = if treatment.flags & TREAT_DISTRIBUTED == 0 {
+        (treatment.delay_ns, shared)
+    } else {
+        let bits = draw::draw(treatment.stream, class, memory.next_sequence(class));
+        (quantile(quantiles, treatment.table, bits), draw::mix(bits))
+    };
+    let ordered = treatment.flags & TREAT_KEEPS_ORDER != 0;
+    way.at_ns = way.at_ns.saturating_add(delay_ns);
+    way.hash = if ordered { shared as u32 } else { way.hash ^ apart as u32 };
+    if ordered {
+        way.at_ns = memory.not_before(class, way.at_ns);
+    }
+}
+
+#[inline(always)]
+fn corrupt<M: Memory>(treatment: &Treatment, packet: &Packet, direction: u32, memory: &M, way: &mut Way) {
+    let class = packet.class(direction);
+    way.bits = draw::draw(treatment.stream, class, memory.next_sequence(class));
+    way.flips = treatment.bits;
+    way.offset = if treatment.flags & TREAT_OFFSET == 0 { u32::MAX } else { treatment.offset };
+    way.marks |= if treatment.flags & TREAT_WIRE == 0 { MARK_SILENT } else { MARK_WIRE };
+}
+
+/// Sends the packet over a link: it waits until the link is free, and leaves when its last byte has.
+///
+/// The word of the link is the time at which it will be free (the virtual clock of Zhang, "`VirtualClock`", SIGCOMM 1990).
+/// A link that was idle may be up to `burst_ns` behind the clock, which is what a token bucket of that size gives.
+#[inline(always)]
+fn transmit<M: Memory>(
+    treatment: &Treatment,
+    packet: &Packet,
+    direction: u32,
+    memory: &M,
+    way: &mut Way,
+) -> Treated {
+    let word = if direction == crate::rule::EGRESS { Word::EgressLink } else { Word::IngressLink };
+    let cost_ns = transmission_ns(treatment, packet);
+    for _ in 0..ATTEMPTS {
+        let free_ns = memory.load(word);
+        let Some(next_ns) = occupy(treatment, free_ns, way.at_ns, cost_ns) else { return Treated::QueueFull };
+        if memory.replace(word, free_ns, next_ns) {
+            way.at_ns = if next_ns > way.at_ns { next_ns } else { way.at_ns };
+            // All that takes one link leaves in one order, whatever came before.
+            way.hash = draw::mix(treatment.stream) as u32;
+            return Treated::GoesOn;
+        }
+    }
+    Treated::Contended
+}
+
+/// A packet's time on the link, all its segments together.
+#[inline(always)]
+#[must_use]
+pub const fn transmission_ns(treatment: &Treatment, packet: &Packet) -> u64 {
+    let bytes = packet.wire_bytes as u64 + packet.segments as u64 * treatment.overhead as u64;
+    bytes.wrapping_mul(treatment.byte_ns_q16) >> 16
+}
+
+/// When the link is free again after a packet that arrives at `at_ns`; `None` if its queue is too long.
+#[inline(always)]
+#[must_use]
+pub const fn occupy(treatment: &Treatment, free_ns: u64, at_ns: u64, cost_ns: u64) -> Option<u64> {
+    let earliest_ns = at_ns.saturating_sub(treatment.burst_ns);
+    let start_ns = if free_ns > earliest_ns { free_ns } else { earliest_ns };
+    if start_ns.saturating_sub(at_ns) > treatment.queue_ns {
+        return None;
+    }
+    Some(start_ns.saturating_add(cost_ns))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rule::EGRESS;
+    use proptest::prelude::*;
+    use std::cell::{Cell, RefCell};
+    use std::collections::BTreeMap;
+
+    #[derive(Default)]
+    struct Cells {
+        words: [Cell<u64>; 7],
+        sequence: Cell<u64>,
+        last: RefCell<BTreeMap<u32, u64>>,
+    }
+
+    impl Memory for Cells {
+        fn increment(&self, _: Word) -> u64 {
+            0
+        }
+        fn next_sequence(&self, _: u32) -> u64 {
+            self.sequence.replace(self.sequence.get() + 1)
+        }
+        fn not_before(&self, class: u32, at_ns: u64) -> u64 {
+            let mut last = self.last.borrow_mut();
+            let last = last.entry(class).or_default();
+            *last = at_ns.max(*last);
+            *last
+        }
+        fn load(&self, word: Word) -> u64 {
+            self.words[word as usize].get()
+        }
+        fn replace(&self, word: Word, _: u64, new: u64) -> bool {
+            self.words[word as usize].set(new);
+            true
+        }
+    }
+
+    /// A table whose quantiles are 0 to 1 ms, uniformly.
+    struct Uniform;
+
+    impl Quantiles for Uniform {
+        fn at(&self, index: u32) -> u64 {
+            (crate::distribution::quantile_of(index) * 1e6) as u64
+        }
+    }
+
+    fn packet(bytes: u32) -> Packet {
+        Packet { wire_bytes: bytes, segments: 1, protocol: 17, ..Packet::default() }
+    }
+
+    /// When packets leave that arrive at the given times, `None` for those that are dropped.
+    fn leave(action: u32, treatment: &Treatment, bytes: u32, times: &[u64]) -> Vec<Option<u64>> {
+        let memory = Cells::default();
+        let one = |&at_ns: &u64| {
+            let mut way = Way { at_ns, ..Way::default() };
+            let treated = treat(action, treatment, &packet(bytes), EGRESS, &memory, &Uniform, &mut way);
+            (treated == Treated::GoesOn).then_some(way.at_ns)
+        };
+        times.iter().map(one).collect()
+    }
+
+    /// 8 Mbit/s: a byte takes a microsecond.
+    const BYTE_PER_US: Treatment = Treatment { byte_ns_q16: 1000 << 16, queue_ns: 1_000_000, ..ZERO };
+    const ZERO: Treatment = Treatment {
+        stream: 0,
+        delay_ns: 0,
+        byte_ns_q16: 0,
+        queue_ns: 0,
+        burst_ns: 0,
+        table: 0,
+        flags: 0,
+        overhead: 0,
+        count: 0,
+        bits: 0,
+        offset: 0,
+    };
+
+    #[test]
+    fn a_link_sends_one_packet_after_the_other_and_drops_behind_its_queue() {
+        // 500 us each. The third waits 1 ms, which the queue holds; the fourth would wait 1.5 ms.
+        let left = leave(ACTION_RATE, &BYTE_PER_US, 500, &[0, 0, 0, 0, 3_000_000]);
+        assert_eq!(left, [Some(500_000), Some(1_000_000), Some(1_500_000), None, Some(3_500_000)]);
+    }
+
+    #[test]
+    fn a_burst_is_sent_at_once_after_a_pause() {
+        let burst = Treatment { burst_ns: 1_000_000, ..BYTE_PER_US };
+        let left = leave(ACTION_RATE, &burst, 500, &[5_000_000; 4]);
+        assert_eq!(left, [Some(5_000_000), Some(5_000_000), Some(5_500_000), Some(6_000_000)]);
+    }
+
+    #[test]
+    fn overhead_counts_for_each_segment() {
+        let with = Treatment { overhead: 100, ..BYTE_PER_US };
+        let two = Packet { segments: 2, ..packet(1000) };
+        assert_eq!(transmission_ns(&with, &two), 1_200_000);
+    }
+
+    #[test]
+    fn order_is_kept_if_asked_for() {
+        let jitter = Treatment { flags: TREAT_DISTRIBUTED, ..ZERO };
+        let times: Vec<u64> = (0..1000).map(|n| n * 1000).collect();
+        let unordered = leave(ACTION_DELAY, &jitter, 100, &times);
+        assert!(!unordered.is_sorted());
+        let ordered = Treatment { flags: TREAT_DISTRIBUTED | TREAT_KEEPS_ORDER, ..ZERO };
+        assert!(leave(ACTION_DELAY, &ordered, 100, &times).is_sorted());
+    }
+
+    #[test]
+    fn copies_add_up_over_faults() {
+        let twice = Treatment { count: 2, ..ZERO };
+        let mut way = Way::default();
+        for _ in 0..2 {
+            treat(ACTION_DUPLICATE, &twice, &packet(1), EGRESS, &Cells::default(), &Uniform, &mut way);
+        }
+        assert_eq!(way.copies, 4);
+        for _ in 0..3 {
+            treat(ACTION_DUPLICATE, &twice, &packet(1), EGRESS, &Cells::default(), &Uniform, &mut way);
+        }
+        assert_eq!(way.copies, MAX_COPIES);
+    }
+
+    #[test]
+    fn packets_whose_times_are_drawn_wait_apart_and_others_in_one_line() {
+        let hashes = |action, flags, byte_ns_q16| {
+            let treatment =
+                Treatment { flags, byte_ns_q16, delay_ns: 5, queue_ns: u64::MAX, stream: 9, ..ZERO };
+            let memory = Cells::default();
+            let one = |_| {
+                let mut way = Way::default();
+                treat(action, &treatment, &packet(100), EGRESS, &memory, &Uniform, &mut way);
+                way.hash
+            };
+            (0..100).map(one).collect::<std::collections::BTreeSet<_>>().len()
+        };
+        assert_eq!(hashes(ACTION_DELAY, TREAT_DISTRIBUTED, 0), 100);
+        assert_eq!(hashes(ACTION_DELAY, TREAT_DISTRIBUTED | TREAT_KEEPS_ORDER, 0), 1);
+        assert_eq!(hashes(ACTION_DELAY, 0, 0), 1);
+        assert_eq!(hashes(ACTION_RATE, 0, 1000 << 16), 1);
+    }
+
+    #[test]
+    fn only_what_is_capable_of_ecn_is_marked() {
+        let mark = |ecn| {
+            let mut way = Way::default();
+            let packet = Packet { ecn, ..packet(100) };
+            let treated =
+                treat(ACTION_MARK_CE, &ZERO, &packet, EGRESS, &Cells::default(), &Uniform, &mut way);
+            (treated, way.marks)
+        };
+        assert_eq!(mark(0), (Treated::NotCapable, 0));
+        assert_eq!(mark(2), (Treated::GoesOn, MARK_CE));
+    }
+
+    proptest! {
+        /// Over any busy stretch a link sends its rate, neither more nor less.
+        #[test]
+        fn a_busy_link_keeps_its_rate(sizes in prop::collection::vec(20_u32..65_000, 2..200), rate_kbit in 8_u64..10_000_000) {
+            let treatment = Treatment {
+                byte_ns_q16: (8_000_000 << 16) / rate_kbit, queue_ns: u64::MAX, ..ZERO
+            };
+            let (memory, mut last) = (Cells::default(), 0);
+            for &bytes in &sizes {
+                let mut way = Way::default();
+                treat(ACTION_RATE, &treatment, &packet(bytes), EGRESS, &memory, &Uniform, &mut way);
+                prop_assert!(way.at_ns >= last);
+                last = way.at_ns;
+            }
+            let bytes: u64 = sizes.iter().map(|&bytes| u64::from(bytes)).sum();
+            let ideal_ns = bytes as f64 * 8e6 / rate_kbit as f64;
+            // Each packet may be cut down to a nanosecond, and the fixed-point rate is exact to 2^-16 ns per byte.
+            let slack = sizes.len() as f64 + bytes as f64 / 65_536.0 + 1.0;
+            prop_assert!((last as f64 - ideal_ns).abs() <= slack, "{last} for {ideal_ns}");
+        }
+    }
+}
