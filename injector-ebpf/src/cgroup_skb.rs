@@ -10,6 +10,7 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use injector_common::rule::INGRESS;
 
+use crate::act;
 use crate::parse::Framing;
 use crate::strike::{Verdict, armed, span, strike, target_of_socket};
 
@@ -19,7 +20,15 @@ const DROP: i32 = 0;
 /// Packets that arrive at a cgroup. At ingress the sender is never told of a drop.
 #[cgroup_skb(ingress)]
 pub fn injector_ingress(ctx: SkBuffContext) -> i32 {
-    if ingress(ctx.as_ptr().cast()) == Verdict::Pass { PASS } else { DROP }
+    let skb = ctx.as_ptr().cast();
+    match ingress(skb) {
+        Verdict::Pass => PASS,
+        Verdict::Treat => {
+            act::mark_at_socket(skb);
+            PASS
+        }
+        Verdict::Lose | Verdict::LocalDrop => DROP,
+    }
 }
 
 #[inline(always)]

@@ -3,6 +3,7 @@
 //! - `tc`: traffic control, egress and ingress, the network faults' first choice.
 //! - `cgroup_skb`: what arrives at a cgroup's sockets.
 //! - `strike`: from a target to the verdict over one packet; every outcome is counted.
+//! - `act`, `change`: what is done to a packet that stays: copied, kept back, changed.
 //! - `parse`, `maps`, `memory`: the packet's headers, the maps, the atomics in them.
 //!
 //! No policy and no strings live here; the decisions themselves are `injector-common`'s. Every internal
@@ -17,7 +18,11 @@
 #![allow(clippy::inline_always, reason = "a call costs stack, and the verifier knows less behind it")]
 
 #[cfg(target_arch = "bpf")]
+mod act;
+#[cfg(target_arch = "bpf")]
 mod cgroup_skb;
+#[cfg(target_arch = "bpf")]
+mod change;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]

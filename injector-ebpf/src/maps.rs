@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
-use injector_common::layout::{AddressKey, Control, Counters, FaultState, Target};
+use injector_common::layout::{AddressKey, Control, Counters, FILTER_WORDS, FaultState, Target};
 use injector_common::rule::Rule;
 
 use crate::strike::Walk;
@@ -20,6 +20,10 @@ pub(crate) static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static TARGETS: HashMap<u64, Target> = HashMap::with_max_entries(1, 0);
 
+/// A bit for each target: a stranger is told by one look here, without the hash table.
+#[map]
+pub(crate) static FILTER: Array<u64> = Array::with_max_entries(FILTER_WORDS, 0);
+
 /// Targets by device index, in the network namespace of the controller.
 #[map]
 pub(crate) static INTERFACES: HashMap<u32, Target> = HashMap::with_max_entries(1, 0);
@@ -35,6 +39,14 @@ pub(crate) static FAULTS: Array<FaultState> = Array::with_max_entries(1, 0);
 /// Sequence numbers of the draws: `CLASSES` per fault.
 #[map]
 pub(crate) static SEQUENCES: Array<u64> = Array::with_max_entries(1, 0);
+
+/// The latest departure of each class, for delays that keep order: `CLASSES` per fault, or one entry if none does.
+#[map]
+pub(crate) static DEPARTURES: Array<u64> = Array::with_max_entries(1, 0);
+
+/// The tables of the distributions, `TABLE_ENTRIES` each.
+#[map]
+pub(crate) static QUANTILES: Array<u64> = Array::with_max_entries(1, 0);
 
 /// What the rules did.
 #[map]

@@ -6,7 +6,10 @@ use injector_common::decide::{Memory, Word};
 use injector_common::layout::FaultState;
 use injector_common::packet::CLASSES;
 
-use crate::maps::{FAULTS, SEQUENCES};
+use crate::maps::{DEPARTURES, FAULTS, SEQUENCES};
+
+/// Attempts at the departure of a class: packets of one flow rarely meet on two CPUs.
+const ORDER_ATTEMPTS: u32 = 4;
 
 /// The state of one fault.
 pub(crate) struct FaultMemory {
@@ -32,6 +35,8 @@ impl FaultMemory {
                 Word::Budget => &raw mut (*self.state).budget,
                 Word::EgressChannel => (&raw mut (*self.state).channels).cast::<u64>(),
                 Word::IngressChannel => (&raw mut (*self.state).channels).cast::<u64>().add(1),
+                Word::EgressLink => (&raw mut (*self.state).links).cast::<u64>(),
+                Word::IngressLink => (&raw mut (*self.state).links).cast::<u64>().add(1),
             }
         }
     }
@@ -43,6 +48,15 @@ fn add_one(word: *mut u64) -> u64 {
     // The kernel's JIT makes the same `lock xadd` of both.
     // SAFETY: the callers pass an aligned word inside of a map value.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(word, 1) }
+}
+
+#[inline(always)]
+fn exchange(word: *mut u64, old: u64, new: u64) -> bool {
+    // SAFETY: the callers pass an aligned word inside of a map value.
+    let (_, done) = unsafe {
+        atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(word, old, new)
+    };
+    done
 }
 
 impl Memory for FaultMemory {
@@ -59,6 +73,23 @@ impl Memory for FaultMemory {
         }
     }
 
+    /// After a few attempts in vain another CPU's later time stands, and this packet may come a little early.
+    #[inline(always)]
+    fn not_before(&self, class: u32, at_ns: u64) -> u64 {
+        let Some(word) = DEPARTURES.get_ptr_mut(self.slot * CLASSES + class) else { return at_ns };
+        for _ in 0..ORDER_ATTEMPTS {
+            // SAFETY: as in `load`.
+            let last_ns = unsafe { word.read_volatile() };
+            if last_ns >= at_ns {
+                return last_ns;
+            }
+            if exchange(word, last_ns, at_ns) {
+                break;
+            }
+        }
+        at_ns
+    }
+
     #[inline(always)]
     fn load(&self, word: Word) -> u64 {
         // SAFETY: an aligned word inside of a map value. BPF has no atomic load instruction before cpu v4;
@@ -68,14 +99,6 @@ impl Memory for FaultMemory {
 
     #[inline(always)]
     fn replace(&self, word: Word, old: u64, new: u64) -> bool {
-        // SAFETY: an aligned word inside of a map value.
-        let (_, done) = unsafe {
-            atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
-                self.word(word),
-                old,
-                new,
-            )
-        };
-        done
+        exchange(self.word(word), old, new)
     }
 }

@@ -156,6 +156,17 @@ struct Network {
     later_fragment: bool,
 }
 
+/// Where the parts of a packet are, from the start of its network header.
+#[derive(Clone, Copy)]
+pub(crate) struct Offsets {
+    /// The transport header; 0 where there is none (a later fragment).
+    pub(crate) transport: u32,
+    /// What the transport carries.
+    pub(crate) payload: u32,
+    /// The end of the packet, all segments together.
+    pub(crate) end: u32,
+}
+
 /// Parses `skb` into `packet`, or returns `None` if it isn't IP or is cut short.
 #[inline(always)]
 pub(crate) fn packet(
@@ -163,7 +174,7 @@ pub(crate) fn packet(
     framing: Framing,
     direction: u32,
     packet: &mut Packet,
-) -> Option<()> {
+) -> Option<Offsets> {
     let view = View::new(skb, framing);
     *packet = Packet::default();
     // SAFETY: the verifier checks each access to a field of the context.
@@ -175,12 +186,17 @@ pub(crate) fn packet(
     } else {
         return None;
     };
+    let transport_offset = if network.later_fragment { 0 } else { network.transport_offset };
     transport(view, direction, &mut network, packet);
     segments(skb, &network, packet);
     socket(skb, packet);
     // SAFETY: as above.
     packet.ifindex = unsafe { (*skb).ifindex };
-    Some(())
+    Some(Offsets {
+        transport: transport_offset,
+        payload: network.transport_offset,
+        end: network.total_length,
+    })
 }
 
 #[inline(always)]
@@ -191,6 +207,7 @@ fn ipv4(view: View, direction: u32, packet: &mut Packet) -> Option<Network> {
     packet.family = 4;
     packet.protocol = protocol;
     packet.dscp = tos >> 2;
+    packet.ecn = tos & 3;
     orient(packet, direction, Address::from_v4_word(word(s0, s1)), Address::from_v4_word(word(d0, d1)));
     Some(Network {
         transport_offset: ((version_ihl & 0x0f) as u32) * 4,
@@ -207,6 +224,7 @@ fn ipv6(view: View, direction: u32, packet: &mut Packet) -> Option<Network> {
     let [next_header, _] = next_hop.to_ne_bytes();
     packet.family = 6;
     packet.dscp = (u16::from_be(version_class) >> 6 & 0x3f) as u8;
+    packet.ecn = (u16::from_be(version_class) >> 4 & 3) as u8;
     let source = Address { words: [word(s0, s1), word(s2, s3), word(s4, s5), word(s6, s7)] };
     let destination = Address { words: [word(d0, d1), word(d2, d3), word(d4, d5), word(d6, d7)] };
     orient(packet, direction, source, destination);
@@ -282,6 +300,7 @@ fn transport(view: View, direction: u32, network: &mut Network, packet: &mut Pac
             let Some([kind_code, _]) = view.read::<Head>(offset) else { return };
             let [kind, _] = kind_code.to_ne_bytes();
             packet.icmp_type = kind;
+            network.transport_offset = offset + 8;
         }
         _ => {}
     }
@@ -302,6 +321,7 @@ fn segments(skb: *mut __sk_buff, network: &Network, packet: &mut Packet) {
     let (size, count) = unsafe { ((*skb).gso_size, (*skb).gso_segs) };
     packet.length = network.total_length;
     packet.segments = 1;
+    packet.wire_bytes = network.total_length;
     if size == 0 {
         return;
     }
@@ -312,6 +332,9 @@ fn segments(skb: *mut __sk_buff, network: &Network, packet: &mut Packet) {
     }
     let payload = network.total_length.saturating_sub(network.transport_offset);
     packet.segments = if count > 0 { count } else { (payload / size).max(1) };
+    // The payload of a big TCP packet is not in its header, but its segments are full but for the last.
+    let payload = if payload > 0 { payload } else { packet.segments.wrapping_mul(size) };
+    packet.wire_bytes = payload.wrapping_add(packet.segments.wrapping_mul(network.transport_offset));
 }
 
 /// Says whether the packet's socket is known, and past the TCP handshake.

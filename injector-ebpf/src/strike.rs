@@ -7,19 +7,23 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_loop, bpf_skb_ancestor_cgroup_id};
 use aya_ebpf::maps::lpm_trie::Key;
 use injector_common::decide::{Outcome, decide, is_meant};
+use injector_common::distribution::{MAX_DELAY_NS, Quantiles};
 use injector_common::event::Event;
 use injector_common::layout::{
     AddressKey, CONTROL_FINE_CLOCK, CONTROL_TRACE, Control, Counters, MAX_RULES_PER_TARGET, SET_BITS, Span,
-    Target,
+    Target, filter_place,
 };
 use injector_common::matching::AddressSets;
 use injector_common::packet::{Address, Packet};
 use injector_common::rule::{ACTION_LOCAL_DROP, ACTION_LOSS, EGRESS, RULE_PER_SEGMENT, Rule};
+use injector_common::treatment::{Treated, Way, treat};
 use injector_common::window::is_over;
 
-use crate::maps::{ADDRESSES, CONTROL, COUNTERS, EVENTS, EVENTS_LOST, RULES, TARGETS, WALKS};
+use crate::maps::{
+    ADDRESSES, CONTROL, COUNTERS, EVENTS, EVENTS_LOST, FILTER, QUANTILES, RULES, TARGETS, WALKS,
+};
 use crate::memory::FaultMemory;
-use crate::parse::{self, Framing};
+use crate::parse::{self, Framing, Offsets};
 
 /// What is to be done with a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,6 +34,8 @@ pub(crate) enum Verdict {
     Lose,
     /// The sender's own stack drops it, and knows.
     LocalDrop,
+    /// It is to be changed, copied or kept back, as [`Walk::way`] of its direction says.
+    Treat,
 }
 
 /// The experiment, if it is armed.
@@ -53,7 +59,7 @@ pub(crate) fn target_of_socket(control: &Control, skb: *mut __sk_buff) -> Option
         at += 1;
         // SAFETY: the helper only reads the packet's socket; it returns 0 for "none".
         let id = unsafe { bpf_skb_ancestor_cgroup_id(skb, level as i32) };
-        if id == 0 {
+        if id == 0 || !may_be_target(id) {
             continue;
         }
         // SAFETY: the entry is copied out; the controller replaces entries whole and before it arms.
@@ -62,6 +68,13 @@ pub(crate) fn target_of_socket(control: &Control, skb: *mut __sk_buff) -> Option
         }
     }
     None
+}
+
+/// Whether the filter has the bit of a cgroup: false for most strangers.
+#[inline(always)]
+fn may_be_target(id: u64) -> bool {
+    let (word, bit) = filter_place(id);
+    FILTER.get(word).is_some_and(|bits| bits & bit != 0)
 }
 
 struct Tries;
@@ -96,25 +109,33 @@ pub(crate) fn strike(
     let Some(walk) = WALKS.get_ptr_mut(direction) else { return Verdict::Pass };
     // SAFETY: a value of this CPU's own; programs of one direction do not preempt each other on it.
     let walk = unsafe { &mut *walk };
-    if parse::packet(skb, framing, direction, &mut walk.packet).is_none() {
+    let Some(offsets) = parse::packet(skb, framing, direction, &mut walk.packet) else {
         return Verdict::Pass;
-    }
+    };
+    walk.offsets = offsets;
+    walk.start_ns = if direction == EGRESS { departure_ns(skb, now_ns) } else { now_ns };
+    walk.way = Way { at_ns: walk.start_ns, ..Way::default() };
     walk.target = target;
     walk.now_ns = now_ns;
     walk.elapsed_ns = now_ns.wrapping_sub(control.start_ns);
     walk.first = rules.first;
     walk.control_flags = control.flags;
     walk.action = 0;
-    let mut action = apply(walk, rules.first);
-    if action == 0 && rules.count > 1 {
-        walk.first += 1;
-        action = walk_on(walk, rules.count - 1);
-    }
-    match action {
+    match walk_on(walk, rules.count) {
         ACTION_LOSS => Verdict::Lose,
         ACTION_LOCAL_DROP => Verdict::LocalDrop,
+        _ if walk.is_treated() => Verdict::Treat,
         _ => Verdict::Pass,
     }
+}
+
+/// When the packet would leave without us: now, or at the time that somebody has set before (TCP's pacing, another stage).
+#[inline(always)]
+fn departure_ns(skb: *mut __sk_buff, now_ns: u64) -> u64 {
+    // SAFETY: the verifier checks each access to a field of the context.
+    let set_ns = unsafe { (*skb).tstamp };
+    // Other clocks may stand there too (`SO_TXTIME`); theirs are decades away from the monotonic one.
+    if set_ns > now_ns && set_ns - now_ns <= MAX_DELAY_NS { set_ns } else { now_ns }
 }
 
 /// The time. Without windows or budgets nobody needs it finer than the kernel's tick, which costs a tenth; a
@@ -127,8 +148,8 @@ fn now_ns(control: &Control) -> u64 {
     }
 }
 
-/// The rules behind the first, which is inlined because most targets have just one.
-#[inline(never)]
+/// Walks through the rules of the target; returns the action of the one that took the packet away, else 0.
+#[inline(always)]
 fn walk_on(walk: &mut Walk, count: u32) -> u32 {
     let mut walk: *mut Walk = walk;
     // SAFETY: the callback has the signature that the helper wants, and its context outlives the call.
@@ -143,13 +164,30 @@ fn walk_on(walk: &mut Walk, count: u32) -> u32 {
 /// It lives in a map and not on the stack, because the verifier forgets what a map holds: the paths through
 /// the parser come together behind it, instead of each being walked on through every rule.
 pub(crate) struct Walk {
-    packet: Packet,
+    pub(crate) packet: Packet,
+    pub(crate) offsets: Offsets,
     target: u64,
     now_ns: u64,
+    /// When it would leave without us.
+    pub(crate) start_ns: u64,
     elapsed_ns: u64,
+    pub(crate) way: Way,
     first: u32,
     control_flags: u32,
     action: u32,
+    /// The rule that treated the packet last, to count what can't be done.
+    pub(crate) treated_by: u32,
+    /// Where the network header begins in the buffer.
+    pub(crate) network: u32,
+    /// 1: a treatment has failed.
+    pub(crate) failed: u32,
+}
+
+impl Walk {
+    #[inline(always)]
+    fn is_treated(&self) -> bool {
+        self.way.at_ns != self.start_ns || self.way.copies != 0 || self.way.marks != 0
+    }
 }
 
 /// One round of `bpf_loop`, which the verifier walks once and not for each rule. Returns 1 to stop.
@@ -162,23 +200,60 @@ unsafe extern "C" fn next_rule(at: u32, context: *mut c_void) -> i64 {
 
 /// Applies one rule; returns its action if it struck and took the packet away, else 0.
 #[inline(always)]
-fn apply(walk: &Walk, index: u32) -> u32 {
-    let packet = &walk.packet;
+fn apply(walk: &mut Walk, index: u32) -> u32 {
     let Some(rule) = RULES.get(index) else { return 0 };
-    if !is_meant(rule, packet, &Tries) {
+    if !is_meant(rule, &walk.packet, &Tries) {
         return 0;
     }
     let Some(memory) = FaultMemory::of(rule.fault) else { return 0 };
-    let outcome = decide(rule, packet, walk.elapsed_ns, &memory);
+    let mut outcome = decide(rule, &walk.packet, walk.elapsed_ns, &memory);
     if outcome == Outcome::NotMeant {
         return 0;
     }
-    count(rule, packet, index, outcome);
+    if outcome == Outcome::Injected && rule.action > ACTION_LOCAL_DROP {
+        outcome = treat_by(rule, walk, &memory);
+        walk.treated_by = index;
+    }
+    count(rule, &walk.packet, index, outcome);
     if walk.control_flags & CONTROL_TRACE != 0 {
         trace(rule, walk, index, outcome);
     }
-    let taken_away = rule.action == ACTION_LOSS || rule.action == ACTION_LOCAL_DROP;
-    if outcome == Outcome::Injected && taken_away { rule.action } else { 0 }
+    let takes_away = rule.action == ACTION_LOSS || rule.action == ACTION_LOCAL_DROP;
+    match outcome {
+        Outcome::Injected if takes_away => rule.action,
+        Outcome::QueueFull => ACTION_LOSS,
+        _ => 0,
+    }
+}
+
+/// Applies a rule that keeps the packet.
+#[inline(always)]
+fn treat_by(rule: &Rule, walk: &mut Walk, memory: &FaultMemory) -> Outcome {
+    let (action, treatment) = (rule.action, &rule.treatment);
+    match treat(action, treatment, &walk.packet, rule.direction, memory, &Tables, &mut walk.way) {
+        Treated::GoesOn => Outcome::Injected,
+        Treated::NotCapable => Outcome::Matched,
+        Treated::QueueFull => Outcome::QueueFull,
+        Treated::Contended => Outcome::Contended,
+    }
+}
+
+struct Tables;
+
+impl Quantiles for Tables {
+    #[inline(always)]
+    fn at(&self, index: u32) -> u64 {
+        QUANTILES.get(index).copied().unwrap_or(0)
+    }
+}
+
+/// Counts a packet that a rule has struck, and that could not be treated.
+#[inline(always)]
+pub(crate) fn count_failed(index: u32) {
+    if let Some(counters) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: a value of this CPU's own; programs of one CPU do not preempt each other on it.
+        unsafe { (*counters).failed += 1 };
+    }
 }
 
 #[inline(always)]
@@ -200,6 +275,7 @@ fn count(rule: &Rule, packet: &Packet, index: u32, outcome: Outcome) {
         Outcome::SparedByLimit => counters.spared_by_limit += 1,
         Outcome::SparedByBudget => counters.spared_by_budget += 1,
         Outcome::Contended => counters.contended += 1,
+        Outcome::QueueFull => counters.queue_full += 1,
         Outcome::Matched | Outcome::NotMeant => {}
     }
 }
@@ -214,7 +290,9 @@ fn trace(rule: &Rule, walk: &Walk, index: u32, outcome: Outcome) {
             fault: rule.fault,
             outcome: outcome as u32,
             direction: rule.direction,
+            delay_ns: walk.way.at_ns.wrapping_sub(walk.start_ns),
             packet: walk.packet,
+            _pad: 0,
         });
         entry.submit(0);
     } else if let Some(lost) = EVENTS_LOST.get_ptr_mut(0) {

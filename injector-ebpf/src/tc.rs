@@ -12,6 +12,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use injector_common::rule::{EGRESS, INGRESS};
 
+use crate::act;
 use crate::maps::INTERFACES;
 use crate::parse::Framing;
 use crate::strike::{Verdict, armed, span, strike, target_of_socket};
@@ -19,56 +20,82 @@ use crate::strike::{Verdict, armed, span, strike, target_of_socket};
 /// Packets that leave a cgroup, on every device of every network namespace it uses.
 #[classifier]
 pub fn injector_egress(ctx: TcContext) -> i32 {
-    act_on_egress(cgroup_egress(ctx.as_ptr().cast(), Framing::Ethernet))
+    let skb = ctx.as_ptr().cast();
+    act_on_egress(skb, Framing::Ethernet, NO_MARK, cgroup_egress(skb, Framing::Ethernet))
 }
 
 /// Packets that leave by a device, whoever sent them.
 #[classifier]
 pub fn injector_dev_out(ctx: TcContext) -> i32 {
-    act_on_egress(device(ctx.as_ptr().cast(), Framing::Ethernet, EGRESS))
+    let skb = ctx.as_ptr().cast();
+    act_on_egress(skb, Framing::Ethernet, device_mark(), device(skb, Framing::Ethernet, EGRESS))
 }
 
 /// Packets that arrive at a device, whoever they are for.
 #[classifier]
 pub fn injector_dev_in(ctx: TcContext) -> i32 {
-    act_on_ingress(device(ctx.as_ptr().cast(), Framing::Ethernet, INGRESS))
+    let skb = ctx.as_ptr().cast();
+    act_on_ingress(skb, Framing::Ethernet, device(skb, Framing::Ethernet, INGRESS))
 }
 
 /// `injector_egress` for devices whose frames begin otherwise.
 #[classifier]
 pub fn injector_egress_any(ctx: TcContext) -> i32 {
-    act_on_egress(cgroup_egress(ctx.as_ptr().cast(), Framing::Unknown))
+    let skb = ctx.as_ptr().cast();
+    act_on_egress(skb, Framing::Unknown, NO_MARK, cgroup_egress(skb, Framing::Unknown))
 }
 
 /// `injector_dev_out` for devices whose frames begin otherwise.
 #[classifier]
 pub fn injector_dev_out_any(ctx: TcContext) -> i32 {
-    act_on_egress(device(ctx.as_ptr().cast(), Framing::Unknown, EGRESS))
+    let skb = ctx.as_ptr().cast();
+    act_on_egress(skb, Framing::Unknown, device_mark(), device(skb, Framing::Unknown, EGRESS))
 }
 
 /// `injector_dev_in` for devices whose frames begin otherwise.
 #[classifier]
 pub fn injector_dev_in_any(ctx: TcContext) -> i32 {
-    act_on_ingress(device(ctx.as_ptr().cast(), Framing::Unknown, INGRESS))
+    let skb = ctx.as_ptr().cast();
+    act_on_ingress(skb, Framing::Unknown, device(skb, Framing::Unknown, INGRESS))
 }
 
 #[inline(always)]
-fn act_on_ingress(verdict: Verdict) -> i32 {
+fn act_on_ingress(skb: *mut __sk_buff, framing: Framing, verdict: Verdict) -> i32 {
     match verdict {
         Verdict::Pass => TC_ACT_UNSPEC,
+        Verdict::Treat => act::arrive(skb, framing, device_mark()),
         // At ingress nobody is told of a drop.
         Verdict::Lose | Verdict::LocalDrop => TC_ACT_SHOT as i32,
     }
 }
 
 #[inline(always)]
-fn act_on_egress(verdict: Verdict) -> i32 {
+fn act_on_egress(skb: *mut __sk_buff, framing: Framing, mark: u32, verdict: Verdict) -> i32 {
     match verdict {
         Verdict::Pass => TC_ACT_UNSPEC,
-        // SAFETY: the helper has no preconditions.
-        Verdict::Lose => unsafe { bpf_redirect(0, 0) as i32 },
+        Verdict::Lose => lose(),
+        Verdict::Treat => act::leave(skb, framing, mark),
         Verdict::LocalDrop => TC_ACT_SHOT as i32,
     }
+}
+
+/// A clone of a cgroup's packet has no socket, so nobody's rules mean it any more.
+const NO_MARK: u32 = 0;
+
+/// What tells the mark of a device's clone from that of a cgroup's packet, which other devices' rules do mean.
+const DEVICE_MARK: u32 = 0x8000;
+
+/// The mark of a device's clones.
+#[inline(always)]
+fn device_mark() -> u32 {
+    armed().map_or(NO_MARK, |control| control.mark ^ DEVICE_MARK)
+}
+
+/// Frees the packet, and its sender hears that it was sent.
+#[inline(always)]
+pub(crate) fn lose() -> i32 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_redirect(0, 0) as i32 }
 }
 
 #[inline(always)]
@@ -89,7 +116,13 @@ fn cgroup_egress(skb: *mut __sk_buff, framing: Framing) -> Verdict {
 fn device(skb: *mut __sk_buff, framing: Framing, direction: u32) -> Verdict {
     let Some(control) = armed() else { return Verdict::Pass };
     // SAFETY: the verifier checks each access to a field of the context.
-    let ifindex = unsafe { (*skb).ifindex };
+    let (ifindex, mark) = unsafe { ((*skb).ifindex, (*skb).tc_index) };
+    // A copy of our own making, which was decided when it was made: further on it is a packet like another.
+    if mark == control.mark ^ DEVICE_MARK {
+        // SAFETY: as above.
+        unsafe { (*skb).tc_index = 0 };
+        return Verdict::Pass;
+    }
     // SAFETY: the entry is copied out; the controller replaces entries whole and before it arms.
     let Some(target) = (unsafe { INTERFACES.get(ifindex) }) else { return Verdict::Pass };
     strike(control, skb, framing, ifindex as u64, span(target, direction), direction)
