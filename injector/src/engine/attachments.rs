@@ -7,6 +7,7 @@ use aya::programs::cgroup_skb::CgroupSkbLink;
 use aya::programs::tc::{SchedClassifierLink, qdisc_add_clsact};
 
 use super::error::EngineError;
+use super::queue::Queue;
 
 use crate::host::link::{Device, LinkEvent, LinkWatch, attach_points, list, set_gso_max_segs};
 use crate::host::netlink::Netlink;
@@ -38,6 +39,8 @@ struct Namespace {
     devices: BTreeMap<u32, (String, Option<SchedClassifierLink>)>,
     /// Names and indices of all its devices, attached or not.
     names: BTreeMap<u32, String>,
+    /// Some device could not be attached at the last look: the next one tries again.
+    is_stale: bool,
 }
 
 /// A device that is struck as a whole.
@@ -51,6 +54,8 @@ pub(super) struct StruckDevice {
     pub(super) ways: BTreeSet<(Direction, &'static str)>,
     /// Whether it must send single segments.
     pub(super) per_segment: bool,
+    /// Where packets wait that are kept back.
+    pub(super) queue: Option<Queue>,
 }
 
 /// All attachments of an experiment. Links go when this is dropped; filters go with the journal.
@@ -59,6 +64,8 @@ pub(super) struct Attachments {
     rung: Rung,
     egress: bool,
     per_segment: bool,
+    /// What packets of cgroup targets wait in, if any do.
+    queue: Option<Queue>,
     cgroups: Vec<CgroupSkbLink>,
     namespaces: BTreeMap<NetnsId, Namespace>,
     devices: Vec<SchedClassifierLink>,
@@ -66,12 +73,13 @@ pub(super) struct Attachments {
 
 impl Attachments {
     /// None yet. `egress`: whether cgroup targets need devices at all; `per_segment`: whether those must send
-    /// single segments.
-    pub(super) fn new(rung: Rung, egress: bool, per_segment: bool) -> Self {
+    /// single segments; `queue`: where packets wait that are kept back.
+    pub(super) fn new(rung: Rung, egress: bool, per_segment: bool, queue: Option<Queue>) -> Self {
         Self {
             rung,
             egress,
             per_segment,
+            queue,
             cgroups: Vec::new(),
             namespaces: BTreeMap::new(),
             devices: Vec::new(),
@@ -97,6 +105,9 @@ impl Attachments {
         namespace: NetnsId,
         device: &StruckDevice,
     ) -> Result<(), EngineError> {
+        if let Some(queue) = device.queue {
+            queue.put(hands.journal, namespace, (device.index, &device.name))?;
+        }
         for &(way, program) in &device.ways {
             let site =
                 Site { rung: self.rung, namespace, name: &device.name, index: device.index, way, program };
@@ -141,7 +152,8 @@ impl Attachments {
         // The watch first, the list after it: no device falls between the two.
         let watch = LinkWatch::open_in(fd.as_fd())?;
         let devices = list(&mut Netlink::open_in(fd.as_fd())?)?;
-        self.namespaces.insert(id, Namespace { fd, watch, devices: BTreeMap::new(), names: BTreeMap::new() });
+        let (devices_of, names, is_stale) = (BTreeMap::new(), BTreeMap::new(), false);
+        self.namespaces.insert(id, Namespace { fd, watch, devices: devices_of, names, is_stale });
         self.attach_new(hands, id, &devices)
     }
 
@@ -149,7 +161,7 @@ impl Attachments {
     /// can't drift from the truth.
     fn follow_devices(&mut self, hands: &mut Hands<'_>, id: NetnsId) -> Result<bool, EngineError> {
         let Some(namespace) = self.namespaces.get_mut(&id) else { return Ok(false) };
-        let mut changed = false;
+        let mut changed = namespace.is_stale;
         while let Some(event) = namespace.watch.try_next()? {
             if let LinkEvent::Gone { index, .. } = event {
                 namespace.devices.remove(&index);
@@ -171,6 +183,8 @@ impl Attachments {
             // What arrives is struck at the cgroup, but its rules may name devices too.
             return Ok(());
         }
+        // Until all are attached: an error leaves by the `?` below, and what it leaves out is tried at the next look.
+        namespace.is_stale = true;
         for device in attach_points(all) {
             if namespace.devices.contains_key(&device.index) {
                 continue;
@@ -183,8 +197,12 @@ impl Attachments {
                 way: Direction::Egress,
                 program: programs::EGRESS.for_device(device.is_ethernet()),
             };
-            let per_segment = self.per_segment;
+            let (per_segment, queue) = (self.per_segment, self.queue);
             let attached = enter(namespace.fd.as_fd(), || {
+                // Before the program: what it sends to a device without the queue would not wait.
+                if let Some(queue) = queue {
+                    queue.put(hands.journal, id, (device.index, &device.name))?;
+                }
                 let link = site.attach(hands)?;
                 if per_segment {
                     split(hands.journal, id, device.index, &device.name)?;
@@ -198,6 +216,7 @@ impl Attachments {
                 Err(error) => return Err(error),
             }
         }
+        namespace.is_stale = false;
         Ok(())
     }
 

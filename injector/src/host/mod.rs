@@ -10,6 +10,7 @@ pub mod link;
 pub mod netlink;
 pub mod netns;
 pub mod process;
+pub mod qdisc;
 pub mod route;
 pub mod ssh;
 pub mod tc;

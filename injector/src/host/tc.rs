@@ -12,13 +12,13 @@ use super::Undone;
 use super::netlink::{Attributes, Netlink, NetlinkError, Reply, Request, u32_at};
 
 /// `struct tcmsg`: family, padding, device, handle, parent, info.
-const TCMSG_LEN: usize = 20;
+pub(super) const TCMSG_LEN: usize = 20;
 const TC_H_CLSACT: u32 = 0xFFFF_FFF1;
 const CLSACT_HANDLE: u32 = 0xFFFF_0000;
 const INGRESS_PARENT: u32 = 0xFFFF_FFF2;
 const EGRESS_PARENT: u32 = 0xFFFF_FFF3;
-const TCA_KIND: u16 = 1;
-const TCA_OPTIONS: u16 = 2;
+pub(super) const TCA_KIND: u16 = 1;
+pub(super) const TCA_OPTIONS: u16 = 2;
 const TCA_CHAIN: u16 = 11;
 const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_ID: u16 = 11;
@@ -208,7 +208,7 @@ fn gone_is_fine(deleted: Result<(), NetlinkError>) -> Result<Undone, NetlinkErro
     }
 }
 
-fn tcmsg(ifindex: u32, handle: u32, parent: u32, info: u32) -> [u8; TCMSG_LEN] {
+pub(super) fn tcmsg(ifindex: u32, handle: u32, parent: u32, info: u32) -> [u8; TCMSG_LEN] {
     let mut fixed = [0; TCMSG_LEN];
     for (at, value) in [(4, ifindex), (8, handle), (12, parent), (16, info)] {
         fixed[at..at + 4].copy_from_slice(&value.to_ne_bytes());

@@ -11,7 +11,7 @@ use crate::host::process::ProcessId;
 use crate::host::tc::Direction;
 
 /// The version of the format, raised when an older injector would misread a newer journal.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The first line: whose journal it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,6 +137,19 @@ pub enum Entry {
         /// The path of the cgroup it is in.
         to: String,
     },
+    /// An fq qdisc at the root of a device, in place of the kernel's default.
+    FqMade {
+        /// The namespace of the device.
+        netns: NetnsId,
+        /// The device.
+        ifindex: u32,
+        /// Its name, for messages.
+        ifname: String,
+        /// The handle that we gave it, by which it is known to be ours.
+        handle: u32,
+        /// What lies further in the future is dropped, microseconds.
+        horizon_us: u32,
+    },
     /// A device's limit of wire segments in one packet.
     GsoMaxSegs {
         /// The namespace of the device.
@@ -168,6 +181,9 @@ impl fmt::Display for Entry {
             Self::CgroupMade { path, .. } => write!(formatter, "cgroup {path}"),
             Self::ProcessMoved { process, from, to } => {
                 write!(formatter, "process {} moved from cgroup {from} to {to}", process.pid)
+            }
+            Self::FqMade { netns, ifname, handle, .. } => {
+                write!(formatter, "fq qdisc {:x}: on {ifname} in net:[{}]", handle >> 16, netns.inode)
             }
             Self::GsoMaxSegs { netns, ifname, set, .. } => {
                 write!(formatter, "gso_max_segs {set} of {ifname} in net:[{}]", netns.inode)

@@ -1,4 +1,4 @@
-//! What several experiments use at once: a clsact qdisc, a device's limit of segments.
+//! What several experiments use at once: a clsact or fq qdisc, a device's limit of segments.
 //!
 //! Whoever shares such a thing has it in its own journal, as if it had made it, so that it goes with the last
 //! of them and not with the first.
@@ -35,6 +35,12 @@ impl Neighbours {
         self.experiments.iter().find_map(|experiment| same_of(experiment, entry))
     }
 
+    /// What all of them, alive or dead, have made and not yet taken back.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        let recorded = self.experiments.iter().flat_map(|experiment| &experiment.entries);
+        recorded.filter(|recorded| !recorded.undone).map(|recorded| &recorded.entry)
+    }
+
     /// The id of a living one that uses the same thing.
     #[must_use]
     pub fn living_user(&self, entry: &Entry) -> Option<&str> {
@@ -52,7 +58,8 @@ fn same_of<'a>(experiment: &'a Experiment, entry: &Entry) -> Option<&'a Entry> {
 /// Whether both mean one thing on the host. A device may have another name by now.
 fn is_same(one: &Entry, other: &Entry) -> bool {
     match (one, other) {
-        (Entry::ClsactMade { netns: a, ifindex: i, .. }, Entry::ClsactMade { netns: b, ifindex: j, .. }) => {
+        (Entry::ClsactMade { netns: a, ifindex: i, .. }, Entry::ClsactMade { netns: b, ifindex: j, .. })
+        | (Entry::FqMade { netns: a, ifindex: i, .. }, Entry::FqMade { netns: b, ifindex: j, .. }) => {
             (a, i) == (b, j)
         }
         (

@@ -10,7 +10,7 @@ use crate::host::link;
 use crate::host::netlink::{Netlink, NetlinkError};
 use crate::host::netns::{self, NetnsError, NetnsId};
 use crate::host::process::ProcessId;
-use crate::host::{Undone, tc};
+use crate::host::{Undone, qdisc, tc};
 
 /// An entry that could not be taken back.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,9 @@ pub fn undo(entry: &Entry, experiment: &str) -> Result<Undone, UndoError> {
         }
         Entry::GsoMaxSegs { netns, ifindex, previous, set, .. } => {
             in_namespace(*netns, |netlink| restore_gso(netlink, *ifindex, *previous, *set))
+        }
+        Entry::FqMade { netns, ifindex, handle, .. } => {
+            in_namespace(*netns, |netlink| qdisc::delete_fq(netlink, *ifindex, *handle))
         }
         Entry::CgroupMade { path, id } => remove_cgroup(path, *id, experiment),
         Entry::ProcessMoved { process, from, to } => move_back(*process, from, to),
