@@ -3,8 +3,15 @@
 //! What every fault has in common (target, direction, match, frequency, window) is the scenario language's and lives
 //! in `scenario`. What a kind does in the kernel lives in the eBPF crate and in the plan.
 
+mod network_corrupt;
+mod network_delay;
+mod network_duplicate;
 mod network_local_drop;
 mod network_loss;
+mod network_mark_ecn;
+mod network_rate;
+mod network_reorder;
+mod network_window;
 
 use std::fmt;
 
@@ -33,6 +40,11 @@ pub trait Kind: Sync {
     /// Its own keys in the JSON Schema.
     fn schema(&self, generator: &mut SchemaGenerator) -> Map<String, Value>;
 
+    /// Whether packets wait for their time, which takes a queue that not every kernel has.
+    fn keeps_back(&self) -> bool {
+        false
+    }
+
     /// Where its reference is, from the root of the repository.
     fn docs_page(&self) -> String {
         format!("docs/kinds/{}.md", self.name())
@@ -46,14 +58,22 @@ impl fmt::Debug for dyn Kind {
 }
 
 /// Every kind of this version.
-pub static KINDS: &[&dyn Kind] = &[&network_loss::NetworkLoss, &network_local_drop::NetworkLocalDrop];
+pub static KINDS: &[&dyn Kind] = &[
+    &network_loss::NetworkLoss,
+    &network_local_drop::NetworkLocalDrop,
+    &network_delay::NetworkDelay,
+    &network_rate::NetworkRate,
+    &network_reorder::NetworkReorder,
+    &network_duplicate::NetworkDuplicate,
+    &network_corrupt::NetworkCorrupt,
+    &network_mark_ecn::NetworkMarkEcn,
+    &network_window::NetworkWindow,
+];
 
 /// The kinds that the language has and this version has not: asking for one is not a slip.
 #[rustfmt::skip]
 pub static PLANNED: &[&str] = &[
-    "network.delay", "network.duplicate", "network.reorder", "network.corrupt", "network.rate", "network.partition",
-    "network.reset", "network.reject", "network.connect", "network.dns", "network.window", "network.mark-ecn",
-    "network.link", "io.error", "io.delay", "io.short", "io.lost", "io.corrupt", "syscall.error", "syscall.delay",
+    "network.partition", "network.reset", "network.reject", "network.connect", "network.dns", "network.link", "io.error", "io.delay", "io.short", "io.lost", "io.corrupt", "syscall.error", "syscall.delay",
     "syscall.signal", "process.pause", "process.stop", "process.kill", "process.throttle", "process.memory",
     "clock.offset", "clock.drift", "clock.freeze", "clock.strobe", "clock.leap", "clock.uncertainty",
 ];

@@ -5,8 +5,9 @@ use serde_json::{Value as Json, json};
 
 use super::diagnostic::{Class, Errors};
 use super::document::{FaultTable, TargetTable};
+use super::effect::Effect;
 use super::elsewhere;
-use super::model::{Effect, Selector};
+use super::model::Selector;
 use super::nearest;
 use super::quantity::clip;
 use super::read::{Read, Reader, Table as _, object_schema};

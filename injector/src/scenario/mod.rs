@@ -8,6 +8,7 @@
 
 pub(crate) mod diagnostic;
 mod document;
+mod effect;
 mod elsewhere;
 mod entries;
 mod fields;
@@ -28,13 +29,16 @@ use schemars::generate::SchemaSettings;
 
 pub use diagnostic::{Class, Diagnostic, Diagnostics, Errors};
 pub use document::FaultTable;
+pub use effect::{
+    Corrupt, CorruptMode, Delay, Distribution, Effect, Loss, LossModel, Per, Queue, Rate, Reorder,
+};
 pub use flags::Overrides;
 pub use matching::{
     AddressRef, Family, MAX_INTERFACES, MAX_PORT_RANGES, MAX_TCP_FLAGS, Match, PortRange, TcpFlags,
 };
 pub use model::{
-    Comparison, Direction, Effect, Expectation, Expected, Fault, Frequency, Loss, LossModel, Metric,
-    PeerAddress, Per, Scenario, Selector, Target, When,
+    Comparison, Direction, Expectation, Expected, Fault, Frequency, Metric, PeerAddress, Scenario, Selector,
+    Target, When,
 };
 pub use quantity::{Budget, LengthRange, Nth, P32};
 pub use read::{Key, Reader};

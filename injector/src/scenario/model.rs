@@ -8,6 +8,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
+use super::effect::Effect;
 use super::matching::Match;
 use super::quantity::{Budget, Nth, P32};
 
@@ -124,102 +125,6 @@ pub struct When {
     pub every_ns: Option<u64>,
     /// Each window opens later by a seeded time below this.
     pub jitter_ns: u64,
-}
-
-/// What is done to a match.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effect {
-    /// The packet is lost as the network would lose it.
-    Loss(Loss),
-    /// The packet is dropped so that the sender's own stack notices.
-    LocalDrop,
-}
-
-impl Effect {
-    /// Name of the kind in a scenario.
-    #[must_use]
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::Loss(_) => "network.loss",
-            Self::LocalDrop => "network.local-drop",
-        }
-    }
-}
-
-/// How packets are lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Loss {
-    /// Which packets.
-    pub model: LossModel,
-    /// What counts as a packet.
-    pub per: Per,
-}
-
-/// What counts as one packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Per {
-    /// What the stack handles at once, also if that is a GSO super-packet of many segments.
-    #[default]
-    Packet,
-    /// What goes over the wire.
-    Segment,
-}
-
-/// Which packets are lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LossModel {
-    /// Each by itself, as the fault's `frequency` says.
-    Bernoulli,
-    /// Two states, good and bad (Gilbert 1960, Elliott 1963).
-    ///
-    /// A packet meets the state that it finds; then the state moves.
-    GilbertElliott {
-        /// Chance to go from good to bad.
-        p: P32,
-        /// Chance to go from bad to good.
-        r: P32,
-        /// Chance of a packet to be delivered in the bad state.
-        h: P32,
-        /// Chance of a packet to be delivered in the good state.
-        k: P32,
-    },
-    /// The four-state chain of netem's `loss state` (`loss_4state` in `net/sched/sch_netem.c`).
-    ///
-    /// Salsano, Ludovici, Ordine and Giannuzzi, "Definition of a general and intuitive loss model for packet networks
-    /// and its implementation in the Netem module in the Linux kernel" (2012). The states are 1: delivered, in a gap
-    /// between bursts; 2: delivered, within a burst; 3: lost, within a burst; 4: lost alone, in a gap. It starts in 1.
-    /// For each packet the state moves first, and the packet meets the new one:
-    ///
-    /// - 1 goes to 3 with `p13`, to 4 with `p14`, else stays, so `p13 + p14 <= 100 %`;
-    /// - 2 goes to 3 with `p23`, else stays;
-    /// - 3 goes to 1 with `p31`, to 2 with `p32`, else stays, so `p31 + p32 <= 100 %`;
-    /// - 4 always goes back to 1, and that packet is delivered.
-    Markov {
-        /// Chance that a burst begins.
-        p13: P32,
-        /// Chance that a burst ends after a lost packet.
-        p31: P32,
-        /// Chance that a burst goes on with a delivered packet.
-        p32: P32,
-        /// Chance that the next packet within a burst is lost again.
-        p23: P32,
-        /// Chance of a single loss between bursts.
-        p14: P32,
-    },
-    /// `up` packets are delivered, then `down` are lost, and so on.
-    PeriodicPackets {
-        /// Delivered packets of a period, at least 1.
-        up: u64,
-        /// Lost packets of a period, at least 1.
-        down: u64,
-    },
-    /// All is delivered for `up_ns`, then all is lost for `down_ns`, and so on.
-    PeriodicTime {
-        /// Nanoseconds of a period in which all is delivered, at least 1.
-        up_ns: u64,
-        /// Nanoseconds of a period in which all is lost, at least 1.
-        down_ns: u64,
-    },
 }
 
 /// What a fault must have done at the end.

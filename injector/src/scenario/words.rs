@@ -1,6 +1,7 @@
 //! The words of the language: enums that are written as one of a few texts.
 
-use super::model::{Direction, Per};
+use super::effect::{CorruptMode, Distribution, Per};
+use super::model::Direction;
 
 /// An enum whose values are words.
 pub(crate) trait Word: Copy + 'static {
@@ -39,4 +40,31 @@ impl Word for ModelName {
         ("markov", Self::Markov),
         ("periodic", Self::Periodic),
     ];
+}
+
+impl Word for Distribution {
+    const WHAT: &'static str = "distribution";
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("uniform", Self::Uniform),
+        ("normal", Self::Normal),
+        ("pareto", Self::Pareto),
+        ("pareto-normal", Self::ParetoNormal),
+        ("exponential", Self::Exponential),
+    ];
+}
+
+impl Word for CorruptMode {
+    const WHAT: &'static str = "mode";
+    const WORDS: &'static [(&'static str, Self)] = &[("wire", Self::Wire), ("silent", Self::Silent)];
+}
+
+/// A code point of explicit congestion notification that a router sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CodePoint {
+    CongestionExperienced,
+}
+
+impl Word for CodePoint {
+    const WHAT: &'static str = "code point";
+    const WORDS: &'static [(&'static str, Self)] = &[("ce", Self::CongestionExperienced)];
 }

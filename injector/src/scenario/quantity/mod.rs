@@ -5,18 +5,22 @@
 //! What does not live here: where in a file a text stood (`diagnostic`), and rules between keys (`validate`).
 
 mod budget;
+mod bytes;
 mod duration;
 mod length;
 mod nth;
 mod probability;
+mod rate;
 
 use std::fmt;
 
 pub use budget::Budget;
+pub use bytes::Bytes;
 pub use duration::{DurationNs, format_ns};
 pub use length::LengthRange;
 pub use nth::Nth;
 pub use probability::P32;
+pub use rate::BitRate;
 
 /// Why a text is not the quantity it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

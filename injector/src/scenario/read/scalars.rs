@@ -7,7 +7,9 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use super::Read;
 use crate::scenario::diagnostic::Errors;
 use crate::scenario::nearest;
-use crate::scenario::quantity::{Budget, DurationNs, LengthRange, Nth, P32, QuantityError, clip};
+use crate::scenario::quantity::{
+    BitRate, Budget, Bytes, DurationNs, LengthRange, Nth, P32, QuantityError, clip,
+};
 use crate::scenario::tree::{Node, Value};
 use crate::scenario::words::Word;
 
@@ -119,6 +121,12 @@ read_quantity! {
     };
     Budget, "a count per time, such as \"1000/s\"", {
         "type": "string", "pattern": r"^\s*[0-9]+\s*/.+$", "examples": ["1000/s", "5/100ms"]
+    };
+    BitRate, "a rate, such as \"10mbit\"", {
+        "type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*([kKmMgGtT]?[bB][iI][tT])\s*$", "examples": ["10mbit", "1gbit"]
+    };
+    Bytes, "a size, such as \"64KiB\"", {
+        "type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*(B|KB|MB|GB|KiB|MiB|GiB)\s*$", "examples": ["64KiB", "15KB"]
     };
     LengthRange, "a range of lengths in bytes, such as \">= 1000\"", {
         "type": "string",

@@ -1,0 +1,122 @@
+//! `network.delay`: packets come later, each by its own time.
+
+use schemars::SchemaGenerator;
+use serde_json::{Map, Value};
+
+use super::Kind;
+use crate::scenario::quantity::{DurationNs, format_ns};
+use crate::scenario::read::{Spanned, Table as _, table};
+use crate::scenario::{Delay, Distribution, Effect, Errors, FaultTable, Key, Reader};
+
+/// See the module.
+pub(super) struct NetworkDelay;
+
+/// The longest delay there is: fq's horizon is a 32-bit number of microseconds.
+pub(super) const MAX_DELAY_NS: u64 = injector_common::distribution::MAX_DELAY_NS;
+
+table! {
+    /// The own keys of `network.delay`.
+    pub(crate) struct DelayTable {
+        /// How much later each packet comes, such as `"40ms"`; with a distribution its mean.
+        required "delay" delay: DurationNs,
+        /// How far single delays lie from the mean: the standard deviation, or half the width of `"uniform"`. Default: 0.
+        "jitter" jitter: DurationNs,
+        /// How the delays are spread: `"uniform"` (default), `"normal"`, `"pareto"`, `"pareto-normal"`, `"exponential"`.
+        "distribution" distribution: Distribution,
+        /// `false`: a packet never overtakes another one of its flow. Default: `true`, as with netem.
+        "reorder" reorder: bool,
+    }
+}
+
+impl Kind for NetworkDelay {
+    fn name(&self) -> &'static str {
+        "network.delay"
+    }
+
+    fn summary(&self) -> &'static str {
+        "Delays packets as a long path does: each by its own time, without holding up their sender."
+    }
+
+    fn keys(&self) -> &'static [Key] {
+        DelayTable::KEYS
+    }
+
+    fn read(&self, own: &mut Reader<'_>, errors: &mut Errors) -> Option<Effect> {
+        let table = DelayTable::read_from(own, errors);
+        if !table.unread.is_empty() {
+            return None;
+        }
+        let delay = table.delay.as_ref()?;
+        let distribution = table.distribution.as_ref().map_or(Distribution::Uniform, |given| given.value);
+        // An exponential delay has one parameter unless it is given two.
+        let own_spread = if distribution == Distribution::Exponential { delay.value.0 } else { 0 };
+        let jitter_ns = table.jitter.as_ref().map_or(own_spread, |given| given.value.0);
+        check(&table, delay, distribution, jitter_ns, errors)?;
+        Some(Effect::Delay(Delay {
+            delay_ns: delay.value.0,
+            jitter_ns,
+            distribution,
+            reorder: table.reorder.as_ref().is_none_or(|given| given.value),
+        }))
+    }
+
+    fn check(&self, _: &Effect, _: &FaultTable, _: &mut Errors) {}
+
+    fn keeps_back(&self) -> bool {
+        true
+    }
+
+    fn schema(&self, generator: &mut SchemaGenerator) -> Map<String, Value> {
+        DelayTable::properties(generator)
+    }
+}
+
+fn check(
+    table: &DelayTable,
+    delay: &Spanned<DurationNs>,
+    distribution: Distribution,
+    jitter_ns: u64,
+    errors: &mut Errors,
+) -> Option<()> {
+    check_delay(delay, errors)?;
+    if distribution != Distribution::Uniform && jitter_ns == 0 {
+        let span = table.distribution.as_ref().map_or(delay.span, |given| given.span);
+        errors
+            .at(span, "a distribution without `jitter` is one fixed delay")
+            .hint("add `jitter`, or leave `distribution` out");
+        return None;
+    }
+    // How much of the jitter the shortest delay lies below the mean; the normal distribution has no shortest.
+    let below = match distribution {
+        Distribution::Uniform | Distribution::Exponential => 1.0,
+        Distribution::Pareto => 1.0 / f64::sqrt(3.0),
+        Distribution::Normal | Distribution::ParetoNormal => 0.0,
+    };
+    if let Some(jitter) = table.jitter.as_ref()
+        && jitter_ns as f64 * below > delay.value.0 as f64
+    {
+        errors
+            .at(jitter.span, format!("with a jitter of {} some delays would be negative", jitter.value))
+            .expected(format!("at most \"{}\"", format_ns((delay.value.0 as f64 / below) as u64)))
+            .hint("no packet comes before it was sent: give a smaller `jitter`, or a longer `delay`");
+        return None;
+    }
+    if let Some(jitter) = table.jitter.as_ref().filter(|jitter| jitter.value.0 > MAX_DELAY_NS) {
+        errors.at(jitter.span, "the jitter is too long").expected("at most \"1h\"");
+        return None;
+    }
+    Some(())
+}
+
+/// Notes a delay that is none or too long.
+pub(super) fn check_delay(delay: &Spanned<DurationNs>, errors: &mut Errors) -> Option<()> {
+    if delay.value.0 == 0 {
+        errors.at(delay.span, "a delay of nothing").expected("more than \"0s\"");
+        return None;
+    }
+    if delay.value.0 > MAX_DELAY_NS {
+        errors.at(delay.span, format!("a delay of {} is too long", delay.value)).expected("at most \"1h\"");
+        return None;
+    }
+    Some(())
+}

@@ -1,0 +1,62 @@
+//! `network.window`: TCP's receive window is what we say, zero above all.
+
+use schemars::SchemaGenerator;
+use serde_json::{Map, Value};
+
+use super::Kind;
+use crate::scenario::read::{Table as _, Whole, table};
+use crate::scenario::{Effect, Errors, FaultTable, Key, Reader};
+
+/// See the module.
+pub(super) struct NetworkWindow;
+
+table! {
+    /// The own keys of `network.window`.
+    pub(crate) struct WindowTable {
+        /// The window that the target's segments offer, as it stands in the header: the connection's own scale multiplies
+        /// it, and 0 is 0. Default: 0.
+        "size" size: Whole<0, 65535>,
+    }
+}
+
+impl Kind for NetworkWindow {
+    fn name(&self) -> &'static str {
+        "network.window"
+    }
+
+    fn summary(&self) -> &'static str {
+        "Sets the receive window of TCP segments: with 0 the other side stalls as before a full receive buffer."
+    }
+
+    fn keys(&self) -> &'static [Key] {
+        WindowTable::KEYS
+    }
+
+    fn read(&self, own: &mut Reader<'_>, errors: &mut Errors) -> Option<Effect> {
+        let table = WindowTable::read_from(own, errors);
+        table
+            .unread
+            .is_empty()
+            .then(|| Effect::Window { size: table.size.as_ref().map_or(0, |given| given.value.0 as u16) })
+    }
+
+    /// Only TCP has a window.
+    fn check(&self, _: &Effect, fault: &FaultTable, errors: &mut Errors) {
+        let protocol = fault.matcher.as_ref().and_then(|matcher| matcher.value.protocol.as_ref());
+        if protocol.is_some_and(|given| given.value.0.len() == 1 && given.value.0[0].value.0 == TCP) {
+            return;
+        }
+        let given = protocol.map(|given| given.span);
+        let kind = fault.kind.as_ref().map(|given| given.span);
+        if let Some(span) = given.or(kind) {
+            errors.at(span, "only TCP has a receive window").hint("add match = { protocol = \"tcp\" }");
+        }
+    }
+
+    fn schema(&self, generator: &mut SchemaGenerator) -> Map<String, Value> {
+        WindowTable::properties(generator)
+    }
+}
+
+/// IP protocol number of TCP.
+const TCP: u8 = 6;

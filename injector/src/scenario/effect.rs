@@ -1,0 +1,220 @@
+//! What is done to a match: one variant for each way in which the kernel half can act.
+
+use super::quantity::{BitRate, P32};
+
+/// What is done to a match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// The packet is lost as the network would lose it.
+    Loss(Loss),
+    /// The packet is dropped so that the sender's own stack notices.
+    LocalDrop,
+    /// The packet comes later.
+    Delay(Delay),
+    /// The packet is held back, so that later ones overtake it.
+    Reorder(Reorder),
+    /// The packet goes over a link of a given rate.
+    Rate(Rate),
+    /// The packet comes so many times more.
+    Duplicate {
+        /// Additional copies, 1 to 8.
+        copies: u32,
+    },
+    /// Bits of the packet are flipped.
+    Corrupt(Corrupt),
+    /// The packet says that it met congestion.
+    MarkEcn,
+    /// The TCP segment offers another receive window.
+    Window {
+        /// The window field's value.
+        size: u16,
+    },
+}
+
+impl Effect {
+    /// Name of the kind in a scenario.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Loss(_) => "network.loss",
+            Self::LocalDrop => "network.local-drop",
+            Self::Delay(_) => "network.delay",
+            Self::Reorder(_) => "network.reorder",
+            Self::Rate(_) => "network.rate",
+            Self::Duplicate { .. } => "network.duplicate",
+            Self::Corrupt(_) => "network.corrupt",
+            Self::MarkEcn => "network.mark-ecn",
+            Self::Window { .. } => "network.window",
+        }
+    }
+
+    /// Whether packets wait for their time, which takes a queue that keeps it.
+    #[must_use]
+    pub const fn keeps_back(&self) -> bool {
+        matches!(self, Self::Delay(_) | Self::Reorder(_) | Self::Rate(_))
+    }
+
+    /// Whether the packet is changed or copied.
+    #[must_use]
+    pub const fn changes(&self) -> bool {
+        matches!(self, Self::Duplicate { .. } | Self::Corrupt(_) | Self::MarkEcn | Self::Window { .. })
+    }
+}
+
+/// How packets are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loss {
+    /// Which packets.
+    pub model: LossModel,
+    /// What counts as a packet.
+    pub per: Per,
+}
+
+/// What counts as one packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Per {
+    /// What the stack handles at once, also if that is a GSO super-packet of many segments.
+    #[default]
+    Packet,
+    /// What goes over the wire.
+    Segment,
+}
+
+/// Which packets are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LossModel {
+    /// Each by itself, as the fault's `frequency` says.
+    Bernoulli,
+    /// Two states, good and bad (Gilbert 1960, Elliott 1963).
+    ///
+    /// A packet meets the state that it finds; then the state moves.
+    GilbertElliott {
+        /// Chance to go from good to bad.
+        p: P32,
+        /// Chance to go from bad to good.
+        r: P32,
+        /// Chance of a packet to be delivered in the bad state.
+        h: P32,
+        /// Chance of a packet to be delivered in the good state.
+        k: P32,
+    },
+    /// The four-state chain of netem's `loss state` (`loss_4state` in `net/sched/sch_netem.c`).
+    ///
+    /// Salsano, Ludovici, Ordine and Giannuzzi, "Definition of a general and intuitive loss model for packet networks
+    /// and its implementation in the Netem module in the Linux kernel" (2012). The states are 1: delivered, in a gap
+    /// between bursts; 2: delivered, within a burst; 3: lost, within a burst; 4: lost alone, in a gap. It starts in 1.
+    /// For each packet the state moves first, and the packet meets the new one:
+    ///
+    /// - 1 goes to 3 with `p13`, to 4 with `p14`, else stays, so `p13 + p14 <= 100 %`;
+    /// - 2 goes to 3 with `p23`, else stays;
+    /// - 3 goes to 1 with `p31`, to 2 with `p32`, else stays, so `p31 + p32 <= 100 %`;
+    /// - 4 always goes back to 1, and that packet is delivered.
+    Markov {
+        /// Chance that a burst begins.
+        p13: P32,
+        /// Chance that a burst ends after a lost packet.
+        p31: P32,
+        /// Chance that a burst goes on with a delivered packet.
+        p32: P32,
+        /// Chance that the next packet within a burst is lost again.
+        p23: P32,
+        /// Chance of a single loss between bursts.
+        p14: P32,
+    },
+    /// `up` packets are delivered, then `down` are lost, and so on.
+    PeriodicPackets {
+        /// Delivered packets of a period, at least 1.
+        up: u64,
+        /// Lost packets of a period, at least 1.
+        down: u64,
+    },
+    /// All is delivered for `up_ns`, then all is lost for `down_ns`, and so on.
+    PeriodicTime {
+        /// Nanoseconds of a period in which all is delivered, at least 1.
+        up_ns: u64,
+        /// Nanoseconds of a period in which all is lost, at least 1.
+        down_ns: u64,
+    },
+}
+
+/// How much later packets come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delay {
+    /// The delay, or its mean.
+    pub delay_ns: u64,
+    /// Its spread, as the distribution has it; 0 is none.
+    pub jitter_ns: u64,
+    /// How the delays of single packets are spread.
+    pub distribution: Distribution,
+    /// Whether a packet may overtake another one of its flow.
+    pub reorder: bool,
+}
+
+/// How delays are spread around their mean. `delay` is the mean of each and `jitter` the standard deviation, but for
+/// the uniform distribution, where it is half the width (as netem has it).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Distribution {
+    /// From `delay - jitter` to `delay + jitter`.
+    #[default]
+    Uniform,
+    /// Gauss's, cut at 0.
+    Normal,
+    /// Pareto's with the shape 3: a sharp minimum `delay - jitter / sqrt(3)` and a heavy tail.
+    Pareto,
+    /// A quarter of a normal and three quarters of a Pareto variable, scaled to the standard deviation.
+    ParetoNormal,
+    /// From `delay - jitter` on, falling off exponentially.
+    Exponential,
+}
+
+/// How packets are held back for others to overtake them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reorder {
+    /// For how long.
+    pub delay_ns: u64,
+    /// Every `gap`-th match is held back; `None` leaves it to the fault's frequency.
+    pub gap: Option<u64>,
+}
+
+/// A link with a queue in front.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Bits of IP packets, and of the overhead, per second.
+    pub rate: BitRate,
+    /// The longest wait for the link.
+    pub queue: Queue,
+    /// Bytes that are sent at once after a pause.
+    pub burst_bytes: u64,
+    /// Bytes of the link's own around each packet.
+    pub overhead_bytes: u32,
+}
+
+/// What bounds a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queue {
+    /// The wait for the link.
+    TimeNs(u64),
+    /// The bytes that wait.
+    Bytes(u64),
+}
+
+/// How bits are flipped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Corrupt {
+    /// Whether anybody can notice.
+    pub mode: CorruptMode,
+    /// Bits to flip, 1 to 64.
+    pub bits: u32,
+    /// Byte of the payload at which the flips begin; `None` draws each.
+    pub offset: Option<u32>,
+}
+
+/// Whether a corruption is noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CorruptMode {
+    /// A checksum fails, and the receiver drops the packet.
+    #[default]
+    Wire,
+    /// The checksums are right, and the application gets wrong bytes.
+    Silent,
+}
