@@ -91,7 +91,7 @@ fn cases(own: &Cgroup) -> Result<Vec<Case>, Failure> {
     });
     let device = programs::DEVICE_OUT.for_device(true);
     Ok(vec![
-        Case::new("empty program", "injector_empty", &image(own.level, BTreeMap::new(), Vec::new()))?,
+        Case::new("empty program", programs::EMPTY, &image(own.level, BTreeMap::new(), Vec::new()))?,
         Case::new(
             "bystander, 1 cgroup, 1 rule",
             programs::EGRESS.for_device(true),

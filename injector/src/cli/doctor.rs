@@ -9,13 +9,13 @@ use serde_json::json;
 use super::exit::{Exit, Failure};
 use super::experiments;
 use super::output::Output;
-use crate::engine::{EngineError, check_capabilities, tc_rung};
+use crate::engine::{EngineError, check_capabilities, departure_queue, tc_rung};
 use crate::host::cgroup::{Hierarchy, Mode};
 use crate::host::facts::{Fact, Facts};
 use crate::journal::Store;
 use crate::kernel::attach::Rung;
 use crate::kernel::programs;
-use crate::kinds::KINDS;
+use crate::kinds::{KINDS, Kind};
 
 /// One question, its answer, and what to do where the answer is no.
 #[derive(Debug, Serialize)]
@@ -42,12 +42,18 @@ pub(super) fn run(output: &Output) -> Result<Exit, Failure> {
     rows.push(cgroups());
     rows.extend(kernel(&facts));
     let able = !rows.iter().any(|row| row.needed && !row.fact.is_yes());
-    let kinds: Vec<&str> = KINDS.iter().map(|kind| kind.name()).collect();
+    let queue = departures();
+    // What keeps packets back takes more than the others do.
+    let (can, cannot): (Vec<&&dyn Kind>, Vec<_>) =
+        KINDS.iter().partition(|kind| able && (queue.fact.is_yes() || !kind.keeps_back()));
+    let [kinds, lacking] =
+        [can, cannot].map(|kinds: Vec<&&dyn Kind>| kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>());
+    rows.push(queue);
     if output.json {
         output
             .object(&json!({ "kernel": facts.kernel_release, "able": able, "facts": rows, "kinds": kinds }));
     } else {
-        output.data(&as_text(&facts.kernel_release, &rows, able, &kinds, output.stdout_colour()));
+        output.data(&as_text(&facts.kernel_release, &rows, [&kinds, &lacking], output.stdout_colour()));
     }
     // Without them the kernel could not be asked, so it is not the kernel that can't.
     check_capabilities(&facts).map_err(|error| Failure { in_report: true, ..error.into() })?;
@@ -124,6 +130,16 @@ fn kernel(facts: &Facts) -> Vec<Row> {
     rows
 }
 
+/// Where packets wait that are kept back.
+fn departures() -> Row {
+    let (fact, remedy) = match departure_queue() {
+        Ok(()) => (Fact::Yes("where packets wait that are kept back".to_owned()), String::new()),
+        Err(error @ EngineError::NoFq) => (Fact::No(error.to_string()), error.hint().unwrap_or_default()),
+        Err(error) => (Fact::Unknown(error.to_string()), error.hint().unwrap_or_default()),
+    };
+    Row::new("fq", fact, false, &remedy)
+}
+
 fn loads() -> Vec<Row> {
     let reports = match programs::load_all() {
         Ok(reports) => reports,
@@ -143,7 +159,7 @@ fn loads() -> Vec<Row> {
         .collect()
 }
 
-fn as_text(release: &str, rows: &[Row], able: bool, kinds: &[&str], colour: bool) -> String {
+fn as_text(release: &str, rows: &[Row], kinds: [&[&str]; 2], colour: bool) -> String {
     let mut text = format!("Linux {release}\n");
     let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
     for row in rows {
@@ -157,7 +173,10 @@ fn as_text(release: &str, rows: &[Row], able: bool, kinds: &[&str], colour: bool
             let _ = writeln!(text, "       {:width$}  remedy: {remedy}", "");
         }
     }
-    let verdict = if able { "can be injected here" } else { "can't be injected here" };
-    let _ = writeln!(text, "{} {verdict}", kinds.join(", "));
+    for (kinds, verdict) in kinds.iter().zip(["can be injected here", "can't be injected here"]) {
+        if !kinds.is_empty() {
+            let _ = writeln!(text, "{} {verdict}", kinds.join(", "));
+        }
+    }
     text
 }

@@ -106,11 +106,12 @@ impl From<anyhow::Error> for Failure {
 
 fn exit_of(error: &EngineError) -> Exit {
     match error {
-        EngineError::Journal(JournalError::Conflict(_)) | EngineError::ForeignIngress { .. } => {
-            Exit::Conflict
-        }
+        EngineError::Journal(JournalError::Conflict(_))
+        | EngineError::ForeignIngress { .. }
+        | EngineError::ForeignQdisc { .. } => Exit::Conflict,
         EngineError::Kernel(error) if error.is_unsupported() => Exit::Unsupported,
         EngineError::Unsupported { .. }
+        | EngineError::NoFq
         | EngineError::Cgroup(CgroupError::NotMounted { .. })
         | EngineError::Target(TargetError::Cgroup(CgroupError::NotMounted { .. })) => Exit::Unsupported,
         EngineError::Plan(_) | EngineError::Target(TargetError::Unsafe { .. }) => Exit::Usage,

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use super::attachments::{Attachments, Hands, StruckDevice};
 use super::error::EngineError;
 use super::prepare::{Prepared, TargetPlan};
+use super::queue::Queue;
 use crate::host::cgroup::{Cgroup, Hierarchy, is_below};
 use crate::host::facts::boot_id;
 use crate::host::netns::NetnsId;
@@ -36,9 +37,16 @@ pub(super) fn header(prepared: &Prepared) -> Result<Header, EngineError> {
     })
 }
 
-/// The mark of an experiment's decided packets; never 0, which is what other packets have.
+/// The mark of an experiment's decided packets; never 0, which is what other packets have. The highest bit is the kernel
+/// half's, for the clones of devices.
 pub(super) fn mark_of(id: &str) -> u16 {
-    (injector_common::draw::fault_number(id.as_bytes()) as u16).max(1)
+    (injector_common::draw::fault_number(id.as_bytes()) as u16 & 0x7fff).max(1)
+}
+
+/// Where packets wait that the experiment's faults keep back, one after the other.
+pub(super) fn queue_of(prepared: &Prepared) -> Option<Queue> {
+    let longest_ns = prepared.faults.iter().fold(0_u64, |sum, fault| sum.saturating_add(fault.longest_ns));
+    (longest_ns > 0).then(|| Queue::new(mark_of(&prepared.id), longest_ns))
 }
 
 /// Makes every target ready, and the cgroup of the command of `run`.
@@ -111,6 +119,7 @@ pub(super) fn attach_devices(
     attachments: &mut Attachments,
 ) -> Result<(), EngineError> {
     // By index: two targets may name one device, whose packets walk through the rules of both in one pass.
+    let queue = queue_of(prepared);
     let mut devices = BTreeMap::<u32, StruckDevice>::new();
     for (target, place) in places {
         let Place::Interface { name, index, is_ethernet } = place else { continue };
@@ -119,9 +128,13 @@ pub(super) fn attach_devices(
             index: *index,
             ways: BTreeSet::new(),
             per_segment: false,
+            queue: None,
         });
         for fault in prepared.faults.iter().filter(|fault| fault.target == *target) {
             device.per_segment |= fault.per_segment;
+            if fault.longest_ns > 0 {
+                device.queue = queue;
+            }
             if fault.hooks.contains(&Hook::DeviceEgress) {
                 device.ways.insert((Direction::Egress, programs::DEVICE_OUT.for_device(*is_ethernet)));
             }

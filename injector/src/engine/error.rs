@@ -48,6 +48,23 @@ pub enum EngineError {
         /// The device.
         device: String,
     },
+    /// A device has a root qdisc that somebody configured.
+    #[error(
+        "the device {device} in net:[{namespace}] has the root qdisc {kind} {major:x}:, which is not ours to replace"
+    )]
+    ForeignQdisc {
+        /// The device.
+        device: String,
+        /// Inode of its network namespace.
+        namespace: u64,
+        /// Kind of its qdisc.
+        kind: String,
+        /// Major number of its qdisc.
+        major: u32,
+    },
+    /// The kernel has no queue that keeps departure times.
+    #[error("this kernel has no fq qdisc, in which packets wait for their time")]
+    NoFq,
     /// The clsact qdisc could not be made.
     #[error("no `clsact` qdisc could be made on {device}: {source}")]
     Clsact {
@@ -126,6 +143,12 @@ impl EngineError {
                     "remove it if it is yours (`tc qdisc del dev {device} ingress`), or do without clsact: Linux 6.6 and later have tcx, which is taken unless `--tc clsact` is given"
                 ));
             }
+            Self::ForeignQdisc { device, kind, .. } => {
+                return Some(format!(
+                    "packets that are kept back wait in an fq at the root: if the {kind} is yours and may go, `tc qdisc del dev {device} root` in that namespace"
+                ));
+            }
+            Self::NoFq => "load the module (`modprobe sch_fq`), or use a kernel with CONFIG_NET_SCH_FQ",
             Self::DeviceGone { .. } => {
                 "everything else was taken back; apply the scenario again when the device is there"
             }

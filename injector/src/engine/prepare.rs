@@ -6,7 +6,7 @@ use std::net::{IpAddr, ToSocketAddrs as _};
 use ipnet::IpNet;
 
 use super::error::EngineError;
-use super::probe::tc_rung;
+use super::probe::{departure_queue, tc_rung};
 use super::survey;
 use crate::host::facts::Facts;
 use crate::host::{netlink::Netlink, route, ssh};
@@ -122,6 +122,11 @@ pub fn prepare(scenario: Scenario, options: Options) -> Result<Prepared, EngineE
     }
     let kind_of = |name: &str| targets.get(name).map_or(TargetKind::Cgroup, TargetPlan::kind);
     let faults = plan::faults(&scenario, &kind_of);
+    plan::check_directions(&scenario, &kind_of)?;
+    plan::check_longest(&faults)?;
+    if faults.iter().any(|fault| fault.longest_ns > 0) {
+        departure_queue()?;
+    }
     let mut warnings: Vec<String> = targets.values().flat_map(warnings_of).collect();
     let (spared_ports, spared_addresses) = spared(&targets, &mut warnings)?;
     warnings.extend(unspared(&scenario, &targets, &spared_ports));

@@ -5,32 +5,45 @@ use std::thread;
 use nix::sched::{CloneFlags, unshare};
 
 use super::error::EngineError;
+use super::queue::try_fq;
 use crate::host::tc::Direction;
 use crate::kernel::attach::{self, Rung};
 use crate::kernel::{Image, Kernel, KernelError, programs};
 
-/// Attaches the egress program to `lo` of a new network namespace by tcx. A kernel that knows no tcx
+/// Index of `lo` in every network namespace.
+const LOOPBACK_INDEX: u32 = 1;
+
+/// Attaches a program that does nothing to `lo` of a new network namespace by tcx. A kernel that knows no tcx
 /// answers EINVAL, and takes a filter instead; any other answer is an error.
 pub fn tc_rung() -> Result<Rung, EngineError> {
     let mut kernel = Kernel::load(&Image::default(), 1)?;
-    // `lo` counts as Ethernet: its frames begin alike.
-    let program = programs::EGRESS.for_device(true);
+    // Whether the others load is seen when they are needed: a trial of them would cost as much once more.
+    let program = programs::EMPTY;
     kernel.classifier(program)?;
-    let tried = thread::scope(|scope| {
-        let trial = scope.spawn(|| -> Result<Result<(), KernelError>, EngineError> {
-            unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| EngineError::Unsupported {
-                what: "a network namespace for the trial".to_owned(),
-                why: format!("{errno:?}"),
-            })?;
-            Ok(attach::tcx(&mut kernel, program, "lo", Direction::Egress).map(drop))
-        });
-        trial.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload))
-    });
-    match tried? {
+    match in_new_namespace(|| attach::tcx(&mut kernel, program, "lo", Direction::Egress).map(drop))? {
         Ok(()) => Ok(Rung::Tcx),
         Err(error) if knows_no_tcx(&error) => Ok(Rung::Clsact),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Tries fq on `lo` of a new network namespace.
+pub fn departure_queue() -> Result<(), EngineError> {
+    in_new_namespace(|| try_fq(LOOPBACK_INDEX))?
+}
+
+/// Does something in a network namespace that nobody else uses, and that is gone afterwards.
+fn in_new_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, EngineError> {
+    thread::scope(|scope| {
+        let trial = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| EngineError::Unsupported {
+                what: "a network namespace for the trial".to_owned(),
+                why: format!("{errno:?}"),
+            })?;
+            Ok(work())
+        });
+        trial.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload))
+    })
 }
 
 fn knows_no_tcx(error: &KernelError) -> bool {

@@ -27,6 +27,7 @@ struct Decision<'a> {
     remote_port: u16,
     length: u32,
     segments: u32,
+    delay_ns: u64,
     class: u32,
 }
 
@@ -74,6 +75,7 @@ fn decision<'a>(event: &Event, faults: &'a [String]) -> Decision<'a> {
             3 => "spared-by-limit",
             4 => "spared-by-budget",
             5 => "contended",
+            6 => "queue-full",
             _ => "unknown",
         },
         protocol: packet.protocol,
@@ -83,6 +85,7 @@ fn decision<'a>(event: &Event, faults: &'a [String]) -> Decision<'a> {
         remote_port: packet.remote_port,
         length: packet.length,
         segments: packet.segments,
+        delay_ns: event.delay_ns,
         class: packet.class(event.direction),
     }
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use nix::time::{ClockId, clock_gettime};
 
 use super::attachments::{Attachments, Hands};
-use super::begin::{acquire_targets, attach_cgroups, attach_devices, header, mark_of};
+use super::begin::{acquire_targets, attach_cgroups, attach_devices, header, mark_of, queue_of};
 use super::error::EngineError;
 use super::prepare::Prepared;
 use super::record::Recorder;
@@ -19,11 +19,14 @@ use crate::host::netlink::Netlink;
 use crate::journal::{Entry, Journal, Store};
 use crate::kernel::{Image, Kernel};
 use crate::kill_point::kill_point;
-use crate::plan::{self, Hook, Lowered, Place, World};
+use crate::plan::{self, Hook, Lowered, Place, PlannedFault, World};
 use crate::report::{self, FaultReport, Outcome, Report};
 
 /// How the warning begins that names of devices mean too much by now; it is given once.
 const DEVICES_KEPT: &str = "devices have appeared that the rules can't hold, so by name they mean and spare those alone that were there before";
+
+/// How long the end waits for packets that were kept back. Who interrupts wants it over.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A running experiment. Dropping it reverts it.
 #[derive(Debug)]
@@ -76,7 +79,10 @@ impl Session {
         kill_point("maps filled");
         let uses = |hook| prepared.faults.iter().any(|fault| fault.hooks.contains(&hook));
         let per_segment = prepared.faults.iter().any(|fault| fault.per_segment);
-        let mut attachments = Attachments::new(prepared.rung, uses(Hook::CgroupEgress), per_segment);
+        let on_cgroup =
+            |fault: &&PlannedFault| fault.longest_ns > 0 && fault.hooks.contains(&Hook::CgroupEgress);
+        let queue = prepared.faults.iter().find(on_cgroup).and_then(|_| queue_of(&prepared));
+        let mut attachments = Attachments::new(prepared.rung, uses(Hook::CgroupEgress), per_segment, queue);
         let mut hands = Hands { kernel: &mut kernel, journal };
         attach_cgroups(&prepared, &places, &mut hands, &mut attachments)?;
         attach_devices(&prepared, &places, &mut hands, &mut attachments)?;
@@ -266,7 +272,19 @@ impl Session {
         kill_point("disarmed");
         self.attachments = None;
         kill_point("detached");
+        self.run_empty();
         Ok(())
+    }
+
+    /// Lets what was kept back go its way before its queue is taken away, for a moment.
+    fn run_empty(&mut self) {
+        let (Some(queue), Some(journal)) = (queue_of(&self.prepared), &self.journal) else { return };
+        let left = queue.drain(journal, DRAIN_PATIENCE);
+        if left > 0 {
+            self.warnings.push(format!(
+                "{left} packets that still waited for their time were dropped with the queue: they are lost"
+            ));
+        }
     }
 
     /// Takes everything back. What can't be taken back stays in the journal, for `injector clean`.

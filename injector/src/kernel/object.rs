@@ -6,7 +6,9 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{CgroupSkb, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
-use injector_common::layout::{AddressKey, Control, Counters, FaultState, MAX_LEVELS, SET_BITS, Target};
+use injector_common::layout::{
+    AddressKey, Control, Counters, FaultState, MAX_LEVELS, SET_BITS, Target, filter_place,
+};
 use injector_common::packet::CLASSES;
 use injector_common::rule::Rule;
 use injector_common::{ABI_VERSION, event::Event};
@@ -37,6 +39,10 @@ pub struct Image {
     pub addresses: Vec<(AddressKey, u32, u32)>,
     /// Depths at which targets live, deepest first.
     pub levels: Vec<u32>,
+    /// The tables of distributions, one behind the other.
+    pub quantiles: Vec<u64>,
+    /// Whether some rule keeps the order of a flow.
+    pub keeps_order: bool,
     /// `CONTROL_` bits.
     pub flags: u32,
 }
@@ -62,6 +68,8 @@ impl Kernel {
             .map_max_entries("COUNTERS", entries(image.rules.len()))
             .map_max_entries("FAULTS", image.faults.max(1))
             .map_max_entries("SEQUENCES", image.faults.max(1) * CLASSES)
+            .map_max_entries("DEPARTURES", if image.keeps_order { image.faults.max(1) * CLASSES } else { 1 })
+            .map_max_entries("QUANTILES", entries(image.quantiles.len()))
             .map_max_entries("ADDRESSES", entries(image.addresses.len()));
         if image.flags & injector_common::layout::CONTROL_TRACE != 0 {
             loader.map_max_entries("EVENTS", TRACE_BYTES);
@@ -77,6 +85,10 @@ impl Kernel {
         for (id, target) in &image.targets {
             targets.insert(id, target, 0).map_err(|e| KernelError::map("TARGETS", e))?;
         }
+        for (word, bits) in filter_of(image.targets.keys().copied()) {
+            let mut filter: Array<_, u64> = self.typed("FILTER")?;
+            filter.set(word, bits, 0).map_err(|e| KernelError::map("FILTER", e))?;
+        }
         let mut interfaces: HashMap<_, u32, Target> = self.typed("INTERFACES")?;
         for (index, target) in &image.interfaces {
             interfaces.insert(index, target, 0).map_err(|e| KernelError::map("INTERFACES", e))?;
@@ -86,6 +98,10 @@ impl Kernel {
             addresses
                 .insert(&Key::new(SET_BITS + bits, *key), *value, 0)
                 .map_err(|e| KernelError::map("ADDRESSES", e))?;
+        }
+        let mut quantiles: Array<_, u64> = self.typed("QUANTILES")?;
+        for (index, value) in image.quantiles.iter().enumerate() {
+            quantiles.set(index as u32, value, 0).map_err(|e| KernelError::map("QUANTILES", e))?;
         }
         for (index, rule) in image.rules.iter().enumerate() {
             self.set_rule(index as u32, rule)?;
@@ -200,6 +216,15 @@ pub fn decode_event(bytes: &[u8]) -> Option<Event> {
     Some(unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() })
 }
 
+/// The words of the filter that are not 0.
+fn filter_of(targets: impl Iterator<Item = u64>) -> BTreeMap<u32, u64> {
+    let mut words = BTreeMap::new();
+    for (word, bit) in targets.map(filter_place) {
+        *words.entry(word).or_default() |= bit;
+    }
+    words
+}
+
 fn control_of(image: &Image, mark: u16) -> Control {
     let mut levels = [0; MAX_LEVELS];
     for (slot, &level) in levels.iter_mut().zip(&image.levels) {
@@ -226,6 +251,8 @@ fn add(a: Counters, b: &Counters) -> Counters {
         spared_by_budget: a.spared_by_budget + b.spared_by_budget,
         contended: a.contended + b.contended,
         unsplit: a.unsplit + b.unsplit,
+        queue_full: a.queue_full + b.queue_full,
+        failed: a.failed + b.failed,
     }
 }
 
@@ -250,6 +277,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_filter_has_every_target_and_few_strangers() {
+        let targets = (0..1000_u64).map(|n| 5_000 + 97 * n);
+        let filter = filter_of(targets.clone());
+        let has = |id| {
+            let (word, bit) = filter_place(id);
+            filter.get(&word).is_some_and(|bits| bits & bit != 0)
+        };
+        assert!(targets.clone().all(has));
+        let strangers = (200_000..300_000).filter(|id| has(*id)).count();
+        // 1,000 of 16,384 bits are about 6 %.
+        assert!(strangers < 7_000, "{strangers} of 100,000 pass");
+    }
+
+    #[test]
     fn the_object_speaks_this_version() {
         assert_eq!(abi_of(OBJECT), Some(ABI_VERSION));
         assert_eq!(abi_of(b"no object"), None);
@@ -263,7 +304,7 @@ mod tests {
 
     #[test]
     fn an_event_of_another_size_is_refused() {
-        assert_eq!(decode_event(&[0; 95]), None);
-        assert_eq!(decode_event(&[0; 96]), Some(Event::default()));
+        assert_eq!(decode_event(&[0; 111]), None);
+        assert_eq!(decode_event(&[0; 112]), Some(Event::default()));
     }
 }

@@ -32,6 +32,9 @@ pub const DEVICE_OUT: Classifier = Classifier { ethernet: "injector_dev_out", an
 /// Packets that arrive at a device.
 pub const DEVICE_IN: Classifier = Classifier { ethernet: "injector_dev_in", any: "injector_dev_in_any" };
 
+/// Does nothing, at traffic control: for trials, and for comparison.
+pub const EMPTY: &str = "injector_empty";
+
 /// How the kernel took one program.
 #[derive(Debug, Serialize)]
 pub struct ProgramReport {

@@ -12,9 +12,10 @@ use injector_common::rule::{self as border, Rule};
 use injector_common::window::Window;
 
 use super::addresses::AddressSets;
-use super::{Place, PlanError, World, matching, spare};
+use super::{Place, PlanError, World, matching, spare, treat};
 use crate::kernel::Image;
 use crate::scenario::{Direction, Effect, Fault, Frequency, Loss, LossModel, Per, Scenario, When};
+use injector_common::treatment::TREAT_KEEPS_ORDER;
 
 /// The maps' content, and which rule belongs to which fault.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +63,9 @@ pub fn lower(scenario: &Scenario, seed: u64, world: &World) -> Result<Lowered, P
         }
     }
     lowered.image.addresses = sets.entries();
+    treat::lay_out_tables(scenario, &mut lowered);
+    lowered.image.keeps_order =
+        lowered.image.rules.iter().any(|rule| rule.treatment.flags & TREAT_KEEPS_ORDER != 0);
     if lowered.image.rules.iter().any(looks_at_time) {
         lowered.image.flags |= CONTROL_FINE_CLOCK;
     }
@@ -73,6 +77,7 @@ fn looks_at_time(rule: &Rule) -> bool {
     !rule.window.is_always_open()
         || rule.budget.period_ns != 0
         || rule.model.kind == model::MODEL_PERIODIC_TIME
+        || matches!(rule.action, border::ACTION_DELAY | border::ACTION_RATE)
 }
 
 /// Depths at which targets live, deepest first, so that the innermost target is found first.
@@ -177,6 +182,7 @@ fn rule(
     match fault.effect {
         Effect::Loss(loss) => lose(&mut rule, &loss),
         Effect::LocalDrop => rule.action = border::ACTION_LOCAL_DROP,
+        _ => treat::apply(&mut rule, fault, seed),
     }
     Ok(rule)
 }

@@ -4,10 +4,12 @@
 //! goes out as an [`Image`](crate::kernel::Image) and as [`PlannedFault`]s. Nothing here attaches or reads.
 
 mod addresses;
+mod distribution;
 mod lower;
 mod matching;
 mod rate;
 mod spare;
+mod treat;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -20,7 +22,8 @@ pub use rate::requested;
 pub use spare::{MAX_SPARED_PORTS, unspared_ports};
 
 use crate::kernel::attach::Rung;
-use crate::scenario::{Direction, Effect, Fault, Per, Scenario};
+use crate::scenario::quantity::format_ns;
+use crate::scenario::{CorruptMode, Direction, Effect, Fault, Per, Scenario};
 
 /// Where a target is, once it is found (or made).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +119,25 @@ pub enum PlanError {
         /// Devices allowed.
         max: usize,
     },
+    /// A fault in a direction in which its target can't have it.
+    #[error("the fault `{fault}`: `{kind}` {problem}\n\nhint: {remedy}")]
+    Direction {
+        /// Fault.
+        fault: String,
+        /// Its kind.
+        kind: &'static str,
+        /// What can't be done.
+        problem: &'static str,
+        /// What can be done instead.
+        remedy: &'static str,
+    },
+    /// The faults together keep packets back for longer than any queue does.
+    #[error("the faults keep a packet back for up to {} together, and {} is the most\n\nhint: shorten delays and queues; a low rate takes long for one large packet",
+        format_ns(*.longest_ns), format_ns(MAX_KEPT_BACK_NS))]
+    TooLong {
+        /// The longest time, all faults together.
+        longest_ns: u64,
+    },
     /// The target was not resolved, which is an error of injector.
     #[error("the target `{0}` was not resolved")]
     Unresolved(String),
@@ -123,6 +145,15 @@ pub enum PlanError {
 
 fn quoted(names: &[String]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// The longest time for which all faults together may keep a packet back: fq counts microseconds in 32 bits.
+const MAX_KEPT_BACK_NS: u64 = 70 * 60 * 1_000_000_000;
+
+/// Refuses faults that keep packets back for longer than their queue can.
+pub fn check_longest(faults: &[PlannedFault]) -> Result<(), PlanError> {
+    let longest_ns = faults.iter().fold(0_u64, |sum, fault| sum.saturating_add(fault.longest_ns));
+    if longest_ns > MAX_KEPT_BACK_NS { Err(PlanError::TooLong { longest_ns }) } else { Ok(()) }
 }
 
 /// A hook that a fault needs.
@@ -155,6 +186,8 @@ pub struct PlannedFault {
     pub requested_rate: Option<f64>,
     /// Whether devices must be told to send single segments.
     pub per_segment: bool,
+    /// The longest time that it keeps a packet back; more than 0 takes a queue that keeps departure times.
+    pub longest_ns: u64,
     /// What it does not do here, in sentences.
     pub notes: Vec<String>,
 }
@@ -168,7 +201,11 @@ impl PlannedFault {
             Hook::DeviceIngress => format!("tc ingress ({})", rung.name()),
             Hook::CgroupIngress => "cgroup_skb ingress".to_owned(),
         };
-        self.hooks.iter().map(name).collect::<Vec<_>>().join(" + ")
+        let mut names = self.hooks.iter().map(name).collect::<Vec<_>>();
+        if self.longest_ns > 0 {
+            names.push("fq".to_owned());
+        }
+        names.join(" + ")
     }
 }
 
@@ -181,6 +218,35 @@ pub enum TargetKind {
     Device,
     /// A loopback device, on which what leaves arrives too.
     Loopback,
+}
+
+/// Refuses a fault in a direction in which its target can't have it.
+pub fn check_directions(scenario: &Scenario, kind_of: &dyn Fn(&str) -> TargetKind) -> Result<(), PlanError> {
+    for fault in scenario.faults.iter().filter(|fault| fault.direction != Direction::Egress) {
+        let (problem, remedy) = if fault.effect.keeps_back() {
+            (
+                "keeps packets back when they leave; those that arrive are not in this version",
+                "use direction = \"egress\", on the side that sends",
+            )
+        } else if fault.effect.changes()
+            && fault.effect != Effect::MarkEcn
+            && kind_of(&fault.target) == TargetKind::Cgroup
+        {
+            (
+                "can't change what arrives at a cgroup: its hook may only pass or drop",
+                "use direction = \"egress\", or an `interface` as the target",
+            )
+        } else {
+            continue;
+        };
+        return Err(PlanError::Direction {
+            fault: fault.id.clone(),
+            kind: fault.effect.kind(),
+            problem,
+            remedy,
+        });
+    }
+    Ok(())
 }
 
 /// The faults of a scenario as they will be, in the order of the file.
@@ -211,6 +277,7 @@ fn planned(fault: &Fault, kind: TargetKind) -> PlannedFault {
         direction: fault.direction,
         requested_rate: requested(fault),
         per_segment: per_segment(&fault.effect),
+        longest_ns: treat::longest_ns(&fault.effect),
         notes,
         hooks,
     }
@@ -226,8 +293,17 @@ fn notes(hooks: &[Hook], effect: &Effect) -> Vec<String> {
     if hooks.contains(&Hook::CgroupEgress) {
         notes.push("egress: resets of closed ports, ICMP errors and the last ACKs of TIME-WAIT have no socket of the target and are not hit".to_owned());
     }
-    if hooks.contains(&Hook::CgroupIngress) {
+    if hooks.contains(&Hook::CgroupIngress) && *effect != Effect::MarkEcn {
         notes.push("ingress: dropped at the socket, so the receiver's UDP counts it in InErrors; segments for TIME-WAIT and closed ports are not hit".to_owned());
+    }
+    if effect.keeps_back() {
+        notes.push("fq takes the place of the default qdisc on each device by which packets leave, for all who send there; it is taken away again".to_owned());
+    }
+    match effect {
+        Effect::Corrupt(corrupt) if corrupt.mode == CorruptMode::Wire => notes.push("wire: the checksum of the IPv4 header is broken, or the version of IPv6; where a super-packet is segmented behind us, in hardware or by the stack, the header is written anew and is right again (`ip link set DEV gso_max_segs 1` avoids it)".to_owned()),
+        Effect::Corrupt(_) => notes.push("silent: TCP, UDP and ICMP that carry at least 2 bytes; other packets are counted as not treated".to_owned()),
+        Effect::MarkEcn => notes.push("only packets of connections with ECN can be marked; others match and are not struck".to_owned()),
+        _ => {}
     }
     if per_segment(effect) {
         notes.push("per segment: the devices' gso_max_segs is set to 1 while the experiment runs, which costs throughput".to_owned());

@@ -1,7 +1,7 @@
 //! The share of matching packets that a fault was asked to strike.
 
 use crate::scenario::quantity::P32;
-use crate::scenario::{Effect, Fault, Frequency, Loss, LossModel};
+use crate::scenario::{Effect, Fault, Frequency, Loss, LossModel, Reorder};
 
 /// The requested rate, 0 to 1; `None` where the fault counts (`nth`, a budget) and asks for no share.
 #[must_use]
@@ -11,6 +11,7 @@ pub fn requested(fault: &Fault) -> Option<f64> {
     }
     match fault.effect {
         Effect::Loss(Loss { model, .. }) if model != LossModel::Bernoulli => of_model(&model),
+        Effect::Reorder(Reorder { gap: Some(_), .. }) => None,
         _ => match fault.frequency {
             Frequency::Probability(p) => Some(p.as_f64()),
             Frequency::Nth(_) => None,

@@ -92,6 +92,10 @@ pub struct FaultReport {
     pub contended: u64,
     /// Super-packets that a fault per segment met.
     pub unsplit: u64,
+    /// Dropped, because the queue in front of a link was full.
+    pub queue_full: u64,
+    /// Struck, and could not be treated: no memory, or no packet of the form that it takes.
+    pub failed: u64,
 }
 
 /// Whether an expectation held.
@@ -127,6 +131,8 @@ pub fn fault(
         spared_by_budget: 0,
         contended: 0,
         unsplit: 0,
+        queue_full: 0,
+        failed: 0,
     };
     for c in counters {
         report.matched += c.matched;
@@ -137,6 +143,8 @@ pub fn fault(
         report.spared_by_budget += c.spared_by_budget;
         report.contended += c.contended;
         report.unsplit += c.unsplit;
+        report.queue_full += c.queue_full;
+        report.failed += c.failed;
     }
     if report.matched > 0 {
         report.realised_rate = Some(report.injected as f64 / report.matched as f64);
@@ -159,6 +167,12 @@ pub fn warnings(faults: &[FaultReport]) -> Vec<String> {
             warnings.push(format!(
                 "the fault `{}` let {} packets go, because CPUs competed for its state",
                 fault.id, fault.contended
+            ));
+        }
+        if fault.failed > 0 {
+            warnings.push(format!(
+                "the fault `{}` could not treat {} of the packets that it struck: docs/kinds/{}.md says which it can't",
+                fault.id, fault.failed, fault.kind
             ));
         }
     }

@@ -64,6 +64,8 @@ fn table(text: &mut String, faults: &[FaultReport], colour: bool) {
             (fault.spared_by_limit, "spared by the limit"),
             (fault.spared_by_budget, "spared by the budget"),
             (fault.unsplit, "super-packets not split"),
+            (fault.queue_full, "dropped by the full queue"),
+            (fault.failed, "could not be treated"),
         ];
         for (count, what) in spared.iter().filter(|(count, _)| *count > 0) {
             let _ = writeln!(text, "  {:width$}  {count} {what}", "");
