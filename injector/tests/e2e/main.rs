@@ -14,6 +14,9 @@
 mod support;
 
 mod agent;
+mod both;
+mod changes;
+mod delay;
 mod determinism;
 mod directions;
 mod interface;
@@ -25,11 +28,13 @@ mod model;
 mod netem;
 mod outage;
 mod packets;
+mod rate;
 mod scene;
 mod segments;
 mod statistics;
 mod targets;
 mod tcp;
+mod timed;
 mod tun;
 mod udp;
 mod windows;

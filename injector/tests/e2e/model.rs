@@ -20,7 +20,7 @@ pub(crate) fn p32(probability: f64) -> u64 {
 /// A fault's memory while there is one CPU.
 #[derive(Default)]
 struct Cells {
-    words: [Cell<u64>; 5],
+    words: [Cell<u64>; 7],
     sequences: RefCell<BTreeMap<u32, u64>>,
 }
 
@@ -35,6 +35,10 @@ impl Memory for Cells {
         let next = sequences.entry(class).or_default();
         *next += 1;
         *next - 1
+    }
+
+    fn not_before(&self, _class: u32, at_ns: u64) -> u64 {
+        at_ns
     }
 
     fn load(&self, word: Word) -> u64 {

@@ -79,6 +79,22 @@ impl Bench {
         Self { directory, _keeper: keeper, a, b, own, home, netns, far }
     }
 
+    /// Whether this kernel has fq, as `tc` finds it.
+    pub(crate) fn has_fq(&self) -> bool {
+        let tc = |what: &str| {
+            let line = format!("-n {} qdisc {what} dev lo root fq", self.netns.name());
+            Command::new("tc").args(line.split(' ')).output().unwrap()
+        };
+        let added = tc("add");
+        if added.status.success() {
+            assert!(tc("del").status.success());
+            return true;
+        }
+        let errors = String::from_utf8_lossy(&added.stderr);
+        assert_eq!(errors.trim(), "Error: Specified qdisc kind is unknown.");
+        false
+    }
+
     /// The directory of the journals.
     pub(crate) fn run_directory(&self) -> PathBuf {
         self.directory.path().join("run")

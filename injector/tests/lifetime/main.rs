@@ -25,6 +25,7 @@ mod leftovers;
 mod listing;
 mod names;
 mod offers;
+mod queue;
 mod run;
 mod safety;
 mod targets;
