@@ -108,3 +108,69 @@ fn the_language_page_names_every_key() {
         );
     }
 }
+
+/// What is said of a fault with these keys.
+fn complaint(keys: &str) -> String {
+    let text = format!("duration = \"1s\"\n[target.t]\ncgroup = \"/t\"\n[[fault]]\ntarget = \"t\"\n{keys}\n");
+    match load(&Source::text("t.toml", text), &Overrides::default()) {
+        Ok(_) => String::new(),
+        // As one line, whatever the width at which it is wrapped.
+        Err(errors) => {
+            errors.render(false).replace('│', " ").split_whitespace().collect::<Vec<_>>().join(" ")
+        }
+    }
+}
+
+#[test]
+fn what_can_not_be_meant_is_refused_with_the_reason() {
+    for (keys, reason) in [
+        ("kind = \"network.delay\"", "`delay` is missing"),
+        ("kind = \"network.delay\"\ndelay = \"0s\"", "a delay of nothing"),
+        ("kind = \"network.delay\"\ndelay = \"2h\"", "is too long"),
+        ("kind = \"network.delay\"\ndelay = \"10ms\"\njitter = \"11ms\"", "some delays would be negative"),
+        (
+            "kind = \"network.delay\"\ndelay = \"10ms\"\ndistribution = \"normal\"",
+            "a distribution without `jitter` is one fixed delay",
+        ),
+        ("kind = \"network.delay\"\ndelay = \"10ms\"\ndistribution = \"normale\"", "did you mean `normal`?"),
+        ("kind = \"network.delay\"\ndelay = 10", "\"10\" needs a unit"),
+        ("kind = \"network.rate\"\nrate = \"0mbit\"", "is less than 64 bits a second"),
+        ("kind = \"network.rate\"\nrate = \"10mbps\"", "\"mbps\" is not a unit of a rate"),
+        ("kind = \"network.rate\"\nrate = \"1mbit\"\nqueue = 5", "\"5\" needs a unit"),
+        ("kind = \"network.rate\"\nrate = \"1mbit\"\nlimit = 5", "so `limit` has no meaning"),
+        (
+            "kind = \"network.rate\"\nrate = \"1mbit\"\nprobability = \"5%\"",
+            "so `probability` has no meaning",
+        ),
+        ("kind = \"network.reorder\"\ndelay = \"5ms\"", "if every packet is held back, none is overtaken"),
+        (
+            "kind = \"network.reorder\"\ndelay = \"5ms\"\nprobability = \"100%\"",
+            "if every packet is held back, none is overtaken",
+        ),
+        ("kind = \"network.reorder\"\ndelay = \"5ms\"\ngap = 3\nnth = 2", "so `nth` has no meaning"),
+        ("kind = \"network.duplicate\"\ncopies = 9", "1 to 8"),
+        ("kind = \"network.corrupt\"\nbits = 2", "`bits` goes with mode = \"silent\""),
+        ("kind = \"network.mark-ecn\"\ncodepoint = \"ect0\"", "unknown code point"),
+        ("kind = \"network.window\"", "only TCP has a receive window"),
+        ("kind = \"network.window\"\nmatch = { protocol = \"udp\" }", "only TCP has a receive window"),
+    ] {
+        let said = complaint(keys);
+        assert!(said.contains(reason), "{keys}: {said:?}");
+    }
+}
+
+#[test]
+fn the_smallest_form_of_each_kind_is_enough() {
+    for keys in [
+        "kind = \"network.delay\"\ndelay = \"40ms\"",
+        "kind = \"network.delay\"\ndelay = \"40ms\"\ndistribution = \"exponential\"",
+        "kind = \"network.rate\"\nrate = \"10mbit\"",
+        "kind = \"network.reorder\"\ndelay = \"5ms\"\ngap = 3",
+        "kind = \"network.duplicate\"",
+        "kind = \"network.corrupt\"",
+        "kind = \"network.mark-ecn\"",
+        "kind = \"network.window\"\nmatch = { protocol = \"tcp\" }",
+    ] {
+        assert_eq!(complaint(keys), "", "{keys}");
+    }
+}

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Decimal, QuantityError, clip};
+use super::{Form, QuantityError};
 
 /// A number of bytes, written as `"64KiB"` or `"15KB"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,9 +19,8 @@ const UNITS: [(&str, u64); 7] = [
     ("B", 1),
 ];
 
-const UNIT_NAMES: &[&str] = &["B", "KB", "MB", "GB", "KiB", "MiB", "GiB"];
-
-const QUANTITY: &str = "a size";
+const FORM: Form =
+    Form { quantity: "a size", units: &["B", "KB", "MB", "GB", "KiB", "MiB", "GiB"], example: "KiB" };
 
 /// More than any queue has.
 const MOST: u64 = 1 << 40;
@@ -30,37 +29,13 @@ impl FromStr for Bytes {
     type Err = QuantityError;
 
     fn from_str(text: &str) -> Result<Self, QuantityError> {
-        let trimmed = text.trim();
-        if trimmed.is_empty() {
-            return Err(QuantityError::Empty);
-        }
-        if trimmed.starts_with('-') {
-            return Err(QuantityError::Negative { text: clip(text), quantity: QUANTITY });
-        }
-        let (number, unit) =
-            Decimal::split(trimmed).ok_or_else(|| QuantityError::malformed(text, QUANTITY))?;
-        let unit = unit.trim();
-        if unit.is_empty() {
-            let example = format!("{}KiB", clip(trimmed));
-            return Err(QuantityError::NoUnit { text: clip(text), example, hint: None });
-        }
-        let Some((_, factor)) = UNITS.iter().find(|(name, _)| *name == unit) else {
-            return Err(QuantityError::UnknownUnit {
-                unit: clip(unit),
-                quantity: QUANTITY,
-                units: UNIT_NAMES,
-            });
-        };
-        let scaled = number.digits.checked_mul(u128::from(*factor)).ok_or_else(|| too_much(text))?;
-        let divisor = 10u128.pow(number.scale);
-        if scaled % divisor != 0 {
+        let factor = |unit: &str| UNITS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor);
+        let (numerator, denominator) = FORM.read(text, factor)?.ok_or_else(|| too_much(text))?;
+        if !numerator.is_multiple_of(denominator) {
             return Err(QuantityError::out_of_range(text, "is no whole number of bytes"));
         }
-        u64::try_from(scaled / divisor)
-            .ok()
-            .filter(|bytes| *bytes <= MOST)
-            .map(Self)
-            .ok_or_else(|| too_much(text))
+        let bytes = u64::try_from(numerator / denominator).ok().filter(|bytes| *bytes <= MOST);
+        bytes.map(Self).ok_or_else(|| too_much(text))
     }
 }
 

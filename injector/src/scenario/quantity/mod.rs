@@ -166,6 +166,45 @@ fn digits_len(text: &str) -> usize {
     text.bytes().take_while(u8::is_ascii_digit).count()
 }
 
+/// How a quantity with one unit is written.
+struct Form {
+    quantity: &'static str,
+    /// The units that a message lists.
+    units: &'static [&'static str],
+    /// The unit that a message adds to a bare number.
+    example: &'static str,
+}
+
+impl Form {
+    /// Reads a number and its unit, which `factor` knows: their product, as a numerator and a denominator. `None` where the
+    /// product is out of all bounds.
+    fn read(
+        &self,
+        text: &str,
+        factor: impl Fn(&str) -> Option<u64>,
+    ) -> Result<Option<(u128, u128)>, QuantityError> {
+        let trimmed = text.trim();
+        if trimmed.is_empty() {
+            return Err(QuantityError::Empty);
+        }
+        if trimmed.starts_with('-') {
+            return Err(QuantityError::Negative { text: clip(text), quantity: self.quantity });
+        }
+        let (number, unit) =
+            Decimal::split(trimmed).ok_or_else(|| QuantityError::malformed(text, self.quantity))?;
+        let unit = unit.trim();
+        if unit.is_empty() {
+            let example = format!("{}{}", clip(trimmed), self.example);
+            return Err(QuantityError::NoUnit { text: clip(text), example, hint: None });
+        }
+        let Some(factor) = factor(unit) else {
+            let (quantity, units) = (self.quantity, self.units);
+            return Err(QuantityError::UnknownUnit { unit: clip(unit), quantity, units });
+        };
+        Ok(number.digits.checked_mul(u128::from(factor)).zip(10u128.checked_pow(number.scale)))
+    }
+}
+
 /// Reads a whole number, or says which quantity it was to be a part of.
 fn whole(text: &str, part: &str, quantity: &'static str) -> Result<u64, QuantityError> {
     if part.is_empty() || digits_len(part) != part.len() {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Decimal, QuantityError, clip};
+use super::{Form, QuantityError, clip};
 
 /// Bits per second, written as `"10mbit"` or `"1.5gbit"`; the units are those of tc, in steps of 1000.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,9 +12,8 @@ pub struct BitRate(pub u64);
 const UNITS: [(&str, u64); 5] =
     [("tbit", 1_000_000_000_000), ("gbit", 1_000_000_000), ("mbit", 1_000_000), ("kbit", 1000), ("bit", 1)];
 
-const UNIT_NAMES: &[&str] = &["bit", "kbit", "mbit", "gbit", "tbit"];
-
-const QUANTITY: &str = "a rate";
+const FORM: Form =
+    Form { quantity: "a rate", units: &["bit", "kbit", "mbit", "gbit", "tbit"], example: "mbit" };
 
 /// The least rate: a full packet takes three minutes.
 const LEAST: u64 = 64;
@@ -23,31 +22,12 @@ impl FromStr for BitRate {
     type Err = QuantityError;
 
     fn from_str(text: &str) -> Result<Self, QuantityError> {
-        let trimmed = text.trim();
-        if trimmed.is_empty() {
-            return Err(QuantityError::Empty);
-        }
-        if trimmed.starts_with('-') {
-            return Err(QuantityError::Negative { text: clip(text), quantity: QUANTITY });
-        }
-        let (number, unit) =
-            Decimal::split(trimmed).ok_or_else(|| QuantityError::malformed(text, QUANTITY))?;
-        let unit = unit.trim();
-        if unit.is_empty() {
-            let example = format!("{}mbit", clip(trimmed));
-            return Err(QuantityError::NoUnit { text: clip(text), example, hint: None });
-        }
-        let lower = unit.to_ascii_lowercase();
-        let Some((_, factor)) = UNITS.iter().find(|(name, _)| *name == lower) else {
-            return Err(QuantityError::UnknownUnit {
-                unit: clip(unit),
-                quantity: QUANTITY,
-                units: UNIT_NAMES,
-            });
+        let factor = |unit: &str| {
+            let named = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit));
+            named.map(|(_, factor)| *factor)
         };
-        let scaled = number.digits.checked_mul(u128::from(*factor)).ok_or_else(|| too_much(text))?;
-        let bits = u64::try_from(scaled / 10u128.pow(number.scale)).map_err(|_| too_much(text))?;
-        match bits {
+        let (numerator, denominator) = FORM.read(text, factor)?.ok_or_else(|| too_much(text))?;
+        match u64::try_from(numerator / denominator).map_err(|_| too_much(text))? {
             0..LEAST => Err(QuantityError::OutOfRange {
                 text: clip(text),
                 reason: "is less than 64 bits a second",
