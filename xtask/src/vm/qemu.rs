@@ -145,6 +145,10 @@ impl Machine<'_> {
         let mut arguments = "console=ttyS0 quiet panic=-1 oops=panic watchdog_thresh=30 \
                              rcupdate.rcu_cpu_stall_timeout=60"
             .to_owned();
+        if self.accel == Accel::Tcg {
+            // Nothing is speculated in emulation, and what guards against it costs a jump that can't be predicted each.
+            arguments.push_str(" mitigations=off");
+        }
         if self.kernel.series == Series::V6_1 && self.accel == Accel::Tcg {
             // 6.1 takes the emulated TSC for unstable and falls back to a clock that is much slower to read.
             arguments.push_str(" tsc=reliable clocksource=tsc");
