@@ -50,7 +50,7 @@ pub(crate) struct VmArgs {
     #[arg(long)]
     refresh: bool,
     /// Kill the guest after so many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 2400)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 4500)]
     timeout_s: u64,
     /// How QEMU runs the guest: tcg works everywhere, kvm is faster where it works
     #[arg(long, value_enum, default_value_t = qemu::Accel::Tcg)]
@@ -105,7 +105,7 @@ impl Job {
         Self {
             command,
             bins: Vec::new(),
-            timeout: Duration::from_secs(40 * 60),
+            timeout: Duration::from_secs(75 * 60),
             accel: qemu::Accel::Tcg,
             stream: true,
         }
