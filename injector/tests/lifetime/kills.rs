@@ -39,9 +39,6 @@ impl Stage {
                 "[[fault]]\ntarget = \"{target}\"\nkind = \"network.loss\"\ndirection = \"both\"\nper = \"segment\"\n"
             ));
         }
-        if bench.has_fq() {
-            text.push_str("[[fault]]\ntarget = \"a\"\nkind = \"network.delay\"\ndelay = \"1ms\"\n");
-        }
         let scenario = bench.scenario("everything", &text);
         let (before, objects) = (bench.listing(), bpf_objects());
         Self { bench, scenario, before, objects, _moved: moved, _neighbour: neighbour }
