@@ -6,10 +6,11 @@
 use crate::draw;
 use crate::loss;
 use crate::matching::{AddressSets, matches};
+use crate::needs::Needs;
 use crate::packet::Packet;
 use crate::rule::{
-    FREQUENCY_ALWAYS, FREQUENCY_NTH, FREQUENCY_PROBABILITY, NO_LIMIT, RULE_EXCLUDES, RULE_SPARES_GATEWAYS,
-    RULE_SPARES_NEIGHBOURS, RULE_SPARES_PORTS, Rule,
+    FREQUENCY_ALWAYS, FREQUENCY_MODEL, FREQUENCY_NTH, FREQUENCY_PROBABILITY, NO_LIMIT, RULE_EXCLUDES,
+    RULE_SPARES_GATEWAYS, RULE_SPARES_NEIGHBOURS, RULE_SPARES_PORTS, Rule,
 };
 
 /// What became of a packet under one rule.
@@ -63,6 +64,12 @@ pub trait Memory {
     fn load(&self, word: Word) -> u64;
     /// Replaces `old` by `new` and returns true, or returns false if the word is no longer `old`.
     fn replace(&self, word: Word, old: u64, new: u64) -> bool;
+
+    /// What rules can ask for here.
+    #[inline(always)]
+    fn needs(&self) -> Needs {
+        Needs::ALL
+    }
 }
 
 /// Attempts at a word that other CPUs keep changing. Each failure is another CPU's success.
@@ -75,7 +82,7 @@ pub fn is_meant<S: AddressSets>(rule: &Rule, packet: &Packet, sets: &S) -> bool 
     if !matches(&rule.include, packet, sets) {
         return false;
     }
-    if rule.flags & RULE_EXCLUDES != 0 && matches(&rule.exclude, packet, sets) {
+    if sets.needs().flags(rule.flags) & RULE_EXCLUDES != 0 && matches(&rule.exclude, packet, sets) {
         return false;
     }
     !is_spared(rule, packet, sets)
@@ -87,19 +94,20 @@ const PROTOCOL_ICMPV6: u8 = 58;
 /// The default allow-list of interface-wide faults.
 #[inline(always)]
 fn is_spared<S: AddressSets>(rule: &Rule, packet: &Packet, sets: &S) -> bool {
-    if rule.flags & RULE_SPARES_NEIGHBOURS != 0
+    let flags = sets.needs().flags(rule.flags);
+    if flags & RULE_SPARES_NEIGHBOURS != 0
         && packet.protocol == PROTOCOL_ICMPV6
         && (133..=137).contains(&packet.icmp_type)
     {
         return true;
     }
-    if rule.flags & RULE_SPARES_PORTS != 0
+    if flags & RULE_SPARES_PORTS != 0
         && packet.protocol == PROTOCOL_TCP
         && rule.spared_ports.iter().any(|&port| port != 0 && port == packet.local_port)
     {
         return true;
     }
-    rule.flags & RULE_SPARES_GATEWAYS != 0 && sets.contains(rule.spared_set, &packet.remote)
+    flags & RULE_SPARES_GATEWAYS != 0 && sets.contains(rule.spared_set, &packet.remote)
 }
 
 /// What becomes of a packet that the rule means.
@@ -107,7 +115,8 @@ fn is_spared<S: AddressSets>(rule: &Rule, packet: &Packet, sets: &S) -> bool {
 /// `elapsed_ns` is the time since the start of the experiment; the caller has checked the deadline.
 #[inline(always)]
 pub fn decide<M: Memory>(rule: &Rule, packet: &Packet, elapsed_ns: u64, memory: &M) -> Outcome {
-    if !rule.window.is_always_open() && !rule.window.is_open(elapsed_ns) {
+    let needs = memory.needs();
+    if needs.window() && !rule.window.is_always_open() && !rule.window.is_open(elapsed_ns) {
         return Outcome::NotMeant;
     }
     match is_struck(rule, packet, elapsed_ns, memory) {
@@ -120,7 +129,7 @@ pub fn decide<M: Memory>(rule: &Rule, packet: &Packet, elapsed_ns: u64, memory: 
         Some(false) => return Outcome::SparedByBudget,
         Some(true) => {}
     }
-    if rule.limit != NO_LIMIT && memory.increment(Word::Injected) >= rule.limit {
+    if needs.limit() && rule.limit != NO_LIMIT && memory.increment(Word::Injected) >= rule.limit {
         return Outcome::SparedByLimit;
     }
     Outcome::Injected
@@ -129,15 +138,20 @@ pub fn decide<M: Memory>(rule: &Rule, packet: &Packet, elapsed_ns: u64, memory: 
 /// `None` when the state could not be changed.
 #[inline(always)]
 fn is_struck<M: Memory>(rule: &Rule, packet: &Packet, elapsed_ns: u64, memory: &M) -> Option<bool> {
+    let needs = memory.needs();
     match rule.frequency {
         FREQUENCY_ALWAYS => Some(true),
-        FREQUENCY_PROBABILITY => {
+        FREQUENCY_PROBABILITY if needs.frequency(FREQUENCY_PROBABILITY) => {
             let class = packet.class(rule.direction);
             let bits = draw::draw(rule.stream, class, memory.next_sequence(class));
             Some(draw::chance(bits, rule.probability_p32))
         }
-        FREQUENCY_NTH => Some(rule.nth.strikes(memory.increment(Word::Ordinal).wrapping_add(1))),
-        _ => step_channel(rule, elapsed_ns, memory),
+        FREQUENCY_NTH if needs.frequency(FREQUENCY_NTH) => {
+            Some(rule.nth.strikes(memory.increment(Word::Ordinal).wrapping_add(1)))
+        }
+        FREQUENCY_MODEL if needs.frequency(FREQUENCY_MODEL) => step_channel(rule, elapsed_ns, memory),
+        // Nothing else is ever written; an unknown word lets the packet go.
+        _ => Some(false),
     }
 }
 
@@ -156,7 +170,7 @@ fn step_channel<M: Memory>(rule: &Rule, elapsed_ns: u64, memory: &M) -> Option<b
 
 #[inline(always)]
 fn take_budget<M: Memory>(rule: &Rule, elapsed_ns: u64, memory: &M) -> Option<bool> {
-    if rule.budget.period_ns == 0 {
+    if !memory.needs().budget() || rule.budget.period_ns == 0 {
         return Some(true);
     }
     for _ in 0..ATTEMPTS {
@@ -174,7 +188,7 @@ mod tests {
     use super::*;
     use crate::frequency::{Budget, Nth};
     use crate::packet::Address;
-    use crate::rule::{EGRESS, FREQUENCY_MODEL};
+    use crate::rule::EGRESS;
     use crate::window::Window;
     use proptest::prelude::*;
     use std::cell::Cell;

@@ -28,6 +28,7 @@ pub mod frequency;
 pub mod layout;
 pub mod loss;
 pub mod matching;
+pub mod needs;
 pub mod packet;
 #[cfg(feature = "user")]
 mod pod;

@@ -1,6 +1,7 @@
 //! The `match` table of a fault: which packets it means.
 
 use crate::assert_layout;
+use crate::needs::Needs;
 use crate::packet::{Address, PACKET_ESTABLISHED, PACKET_HAS_PORTS, PACKET_HAS_SOCKET, Packet};
 
 /// Port ranges in one list.
@@ -115,24 +116,31 @@ assert_layout!(Match, size 288, align 8, {
 pub trait AddressSets {
     /// Whether the address lies in a network of the set.
     fn contains(&self, set: u32, address: &Address) -> bool;
+
+    /// What rules can ask for here.
+    #[inline(always)]
+    fn needs(&self) -> Needs {
+        Needs::ALL
+    }
 }
 
 /// Whether a packet is meant.
 #[inline(always)]
 #[must_use]
 pub fn matches<S: AddressSets>(m: &Match, packet: &Packet, sets: &S) -> bool {
-    m.keys == 0
-        || (header_matches(m, packet)
-            && ports_match(m, packet)
-            && (m.keys & KEY_TCP_FLAGS == 0 || flags_match(m, packet))
-            && devices_match(m, packet.ifindex)
-            && (m.keys & KEY_REMOTE == 0 || sets.contains(m.remote_set, &packet.remote))
-            && (m.keys & KEY_LOCAL == 0 || sets.contains(m.local_set, &packet.local)))
+    let keys = sets.needs().keys(m.keys);
+    keys == 0
+        || (header_matches(m, keys, packet)
+            && ports_match(m, keys, packet)
+            && (keys & KEY_TCP_FLAGS == 0 || flags_match(m, packet))
+            && devices_match(m, keys, packet.ifindex)
+            && (keys & KEY_REMOTE == 0 || sets.contains(m.remote_set, &packet.remote))
+            && (keys & KEY_LOCAL == 0 || sets.contains(m.local_set, &packet.local)))
 }
 
 #[inline(always)]
-fn header_matches(m: &Match, packet: &Packet) -> bool {
-    if m.keys & KEY_PROTOCOL != 0 {
+fn header_matches(m: &Match, keys: u32, packet: &Packet) -> bool {
+    if keys & KEY_PROTOCOL != 0 {
         let [a, b, c, d] = m.protocols;
         let word = match packet.protocol >> 6 {
             0 => a,
@@ -144,28 +152,28 @@ fn header_matches(m: &Match, packet: &Packet) -> bool {
             return false;
         }
     }
-    if m.keys & KEY_FAMILY != 0 && m.family != packet.family as u32 {
+    if keys & KEY_FAMILY != 0 && m.family != packet.family as u32 {
         return false;
     }
-    if m.keys & KEY_DSCP != 0 && m.dscp >> (packet.dscp & 63) & 1 == 0 {
+    if keys & KEY_DSCP != 0 && m.dscp >> (packet.dscp & 63) & 1 == 0 {
         return false;
     }
-    if m.keys & KEY_LENGTH != 0 && (packet.length < m.length_min || packet.length > m.length_max) {
+    if keys & KEY_LENGTH != 0 && (packet.length < m.length_min || packet.length > m.length_max) {
         return false;
     }
-    m.keys & KEY_ESTABLISHED == 0
+    keys & KEY_ESTABLISHED == 0
         || (packet.flags & PACKET_HAS_SOCKET != 0
             && (packet.flags & PACKET_ESTABLISHED != 0) == (m.established != 0))
 }
 
 #[inline(always)]
-fn ports_match(m: &Match, packet: &Packet) -> bool {
-    if m.keys & (KEY_LOCAL_PORT | KEY_REMOTE_PORT) == 0 {
+fn ports_match(m: &Match, keys: u32, packet: &Packet) -> bool {
+    if keys & (KEY_LOCAL_PORT | KEY_REMOTE_PORT) == 0 {
         return true;
     }
     packet.flags & PACKET_HAS_PORTS != 0
-        && (m.keys & KEY_LOCAL_PORT == 0 || in_ranges(&m.local_ports, m.local_port_count, packet.local_port))
-        && (m.keys & KEY_REMOTE_PORT == 0
+        && (keys & KEY_LOCAL_PORT == 0 || in_ranges(&m.local_ports, m.local_port_count, packet.local_port))
+        && (keys & KEY_REMOTE_PORT == 0
             || in_ranges(&m.remote_ports, m.remote_port_count, packet.remote_port))
 }
 
@@ -206,9 +214,9 @@ fn flags_match(m: &Match, packet: &Packet) -> bool {
 }
 
 #[inline(always)]
-fn devices_match(m: &Match, ifindex: u32) -> bool {
-    (m.keys & KEY_DEVICE == 0 || is_listed(&m.devices, ifindex))
-        && (m.keys & KEY_DEVICE_EXCLUDED == 0 || !is_listed(&m.devices_excluded, ifindex))
+fn devices_match(m: &Match, keys: u32, ifindex: u32) -> bool {
+    (keys & KEY_DEVICE == 0 || is_listed(&m.devices, ifindex))
+        && (keys & KEY_DEVICE_EXCLUDED == 0 || !is_listed(&m.devices_excluded, ifindex))
 }
 
 #[inline(always)]

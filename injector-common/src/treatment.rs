@@ -117,20 +117,25 @@ pub fn treat<M: Memory, Q: Quantiles>(
     quantiles: &Q,
     way: &mut Way,
 ) -> Treated {
+    let needs = memory.needs();
     match action {
-        ACTION_DELAY => delay(treatment, packet, direction, memory, quantiles, way),
-        ACTION_RATE => return transmit(treatment, packet, direction, memory, way),
-        ACTION_DUPLICATE => {
+        ACTION_DELAY if needs.action(ACTION_DELAY) => {
+            delay(treatment, packet, direction, memory, quantiles, way);
+        }
+        ACTION_RATE if needs.action(ACTION_RATE) => {
+            return transmit(treatment, packet, direction, memory, way);
+        }
+        ACTION_DUPLICATE if needs.action(ACTION_DUPLICATE) => {
             let copies = way.copies.saturating_add(treatment.count);
             way.copies = if copies > MAX_COPIES { MAX_COPIES } else { copies };
         }
         ACTION_MARK_CE if packet.ecn == 0 => return Treated::NotCapable,
-        ACTION_MARK_CE => way.marks |= MARK_CE,
-        ACTION_WINDOW => {
+        ACTION_MARK_CE if needs.action(ACTION_MARK_CE) => way.marks |= MARK_CE,
+        ACTION_WINDOW if needs.action(ACTION_WINDOW) => {
             way.marks |= MARK_WINDOW;
             way.window = treatment.count;
         }
-        ACTION_CORRUPT => corrupt(treatment, packet, direction, memory, way),
+        ACTION_CORRUPT if needs.action(ACTION_CORRUPT) => corrupt(treatment, packet, direction, memory, way),
         _ => {}
     }
     Treated::GoesOn

@@ -11,9 +11,11 @@ use aya_ebpf::helpers::generated::{
     bpf_l4_csum_replace, bpf_loop, bpf_skb_ecn_set_ce, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use injector_common::draw::{below, mix};
+use injector_common::rule::{ACTION_CORRUPT, ACTION_MARK_CE, ACTION_WINDOW};
 use injector_common::treatment::{MARK_CE, MARK_SILENT, MARK_WINDOW, MARK_WIRE};
 use network_types::eth::EthHdr;
 
+use crate::maps::needs;
 use crate::parse::Framing;
 use crate::strike::Walk;
 
@@ -33,7 +35,9 @@ const IPV4_CHECKSUM: u32 = 10;
 #[inline(always)]
 pub(crate) fn apply(skb: *mut __sk_buff, framing: Framing, walk: &mut Walk) {
     walk.failed = 0;
-    if walk.way.marks == 0 {
+    let needs = needs();
+    let changes = needs.action(ACTION_CORRUPT) || needs.action(ACTION_MARK_CE) || needs.action(ACTION_WINDOW);
+    if !changes || walk.way.marks == 0 {
         return;
     }
     let Some(network) = network_offset(skb, framing, walk.packet.family) else {
@@ -42,16 +46,19 @@ pub(crate) fn apply(skb: *mut __sk_buff, framing: Framing, walk: &mut Walk) {
     };
     walk.network = network;
     // SAFETY: the helper checks the packet itself. It answers 0 for a packet that is not capable of ECN.
-    if walk.way.marks & MARK_CE != 0 && unsafe { bpf_skb_ecn_set_ce(skb) } != 1 {
+    if needs.action(ACTION_MARK_CE)
+        && walk.way.marks & MARK_CE != 0
+        && unsafe { bpf_skb_ecn_set_ce(skb) } != 1
+    {
         walk.failed = 1;
     }
-    if walk.way.marks & MARK_WINDOW != 0 && !set_window(skb, walk) {
+    if needs.action(ACTION_WINDOW) && walk.way.marks & MARK_WINDOW != 0 && !set_window(skb, walk) {
         walk.failed = 1;
     }
-    if walk.way.marks & MARK_SILENT != 0 && !flip_silently(skb, walk) {
+    if needs.action(ACTION_CORRUPT) && walk.way.marks & MARK_SILENT != 0 && !flip_silently(skb, walk) {
         walk.failed = 1;
     }
-    if walk.way.marks & MARK_WIRE != 0 && !break_header(skb, walk) {
+    if needs.action(ACTION_CORRUPT) && walk.way.marks & MARK_WIRE != 0 && !break_header(skb, walk) {
         walk.failed = 1;
     }
 }

@@ -4,6 +4,7 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
 use injector_common::layout::{AddressKey, Control, Counters, FILTER_WORDS, FaultState, Target};
+use injector_common::needs::Needs;
 use injector_common::rule::Rule;
 
 use crate::strike::Walk;
@@ -11,6 +12,17 @@ use crate::strike::Walk;
 /// The version of the border that this object was built with.
 #[unsafe(no_mangle)]
 pub(crate) static INJECTOR_ABI_VERSION: u32 = injector_common::ABI_VERSION;
+
+/// What the rules can ask for, all of it unless the loader says less. In read-only data, which the verifier knows.
+#[unsafe(no_mangle)]
+static INJECTOR_NEEDS: u64 = Needs::ALL.bits();
+
+/// What the rules can ask for.
+#[inline(always)]
+pub(crate) fn needs() -> Needs {
+    // SAFETY: a static of the object. Volatile, since the loader writes another value than the compiler sees.
+    Needs::from_bits(unsafe { (&raw const INJECTOR_NEEDS).read_volatile() })
+}
 
 /// The experiment.
 #[map]

@@ -4,9 +4,10 @@ use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 
 use injector_common::decide::{Memory, Word};
 use injector_common::layout::FaultState;
+use injector_common::needs::Needs;
 use injector_common::packet::CLASSES;
 
-use crate::maps::{DEPARTURES, FAULTS, SEQUENCES};
+use crate::maps::{DEPARTURES, FAULTS, SEQUENCES, needs};
 
 /// Attempts at the departure of a class: packets of one flow rarely meet on two CPUs.
 const ORDER_ATTEMPTS: u32 = 4;
@@ -100,5 +101,10 @@ impl Memory for FaultMemory {
     #[inline(always)]
     fn replace(&self, word: Word, old: u64, new: u64) -> bool {
         exchange(self.word(word), old, new)
+    }
+
+    #[inline(always)]
+    fn needs(&self) -> Needs {
+        needs()
     }
 }

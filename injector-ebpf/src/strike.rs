@@ -10,17 +10,18 @@ use injector_common::decide::{Outcome, decide, is_meant};
 use injector_common::distribution::{MAX_DELAY_NS, Quantiles};
 use injector_common::event::Event;
 use injector_common::layout::{
-    AddressKey, CONTROL_FINE_CLOCK, CONTROL_TRACE, Control, Counters, MAX_RULES_PER_TARGET, SET_BITS, Span,
-    Target, filter_place,
+    AddressKey, CONTROL_FINE_CLOCK, Control, Counters, MAX_RULES_PER_TARGET, SET_BITS, Span, Target,
+    filter_place,
 };
 use injector_common::matching::AddressSets;
+use injector_common::needs::Needs;
 use injector_common::packet::{Address, Packet};
-use injector_common::rule::{ACTION_LOCAL_DROP, ACTION_LOSS, EGRESS, RULE_PER_SEGMENT, Rule};
+use injector_common::rule::{ACTION_LOCAL_DROP, ACTION_LOSS, ACTION_RATE, EGRESS, RULE_PER_SEGMENT, Rule};
 use injector_common::treatment::{Treated, Way, treat};
 use injector_common::window::is_over;
 
 use crate::maps::{
-    ADDRESSES, CONTROL, COUNTERS, EVENTS, EVENTS_LOST, FILTER, QUANTILES, RULES, TARGETS, WALKS,
+    ADDRESSES, CONTROL, COUNTERS, EVENTS, EVENTS_LOST, FILTER, QUANTILES, RULES, TARGETS, WALKS, needs,
 };
 use crate::memory::FaultMemory;
 use crate::parse::{self, Framing, Offsets};
@@ -85,6 +86,11 @@ impl AddressSets for Tries {
         let key = AddressKey { set, address: *address };
         ADDRESSES.get(Key::new(SET_BITS + 128, key)) == Some(&1)
     }
+
+    #[inline(always)]
+    fn needs(&self) -> Needs {
+        needs()
+    }
 }
 
 /// Applies the rules of a target to a packet, in the order of the file. The first that takes the packet
@@ -119,12 +125,11 @@ pub(crate) fn strike(
     walk.now_ns = now_ns;
     walk.elapsed_ns = now_ns.wrapping_sub(control.start_ns);
     walk.first = rules.first;
-    walk.control_flags = control.flags;
     walk.action = 0;
     match walk_on(walk, rules.count) {
         ACTION_LOSS => Verdict::Lose,
         ACTION_LOCAL_DROP => Verdict::LocalDrop,
-        _ if walk.is_treated() => Verdict::Treat,
+        _ if needs().treats() && walk.is_treated() => Verdict::Treat,
         _ => Verdict::Pass,
     }
 }
@@ -173,7 +178,6 @@ pub(crate) struct Walk {
     elapsed_ns: u64,
     pub(crate) way: Way,
     first: u32,
-    control_flags: u32,
     action: u32,
     /// The rule that treated the packet last, to count what can't be done.
     pub(crate) treated_by: u32,
@@ -210,18 +214,18 @@ fn apply(walk: &mut Walk, index: u32) -> u32 {
     if outcome == Outcome::NotMeant {
         return 0;
     }
-    if outcome == Outcome::Injected && rule.action > ACTION_LOCAL_DROP {
+    if outcome == Outcome::Injected && needs().treats() && rule.action > ACTION_LOCAL_DROP {
         outcome = treat_by(rule, walk, &memory);
         walk.treated_by = index;
     }
     count(rule, &walk.packet, index, outcome);
-    if walk.control_flags & CONTROL_TRACE != 0 {
+    if needs().trace() {
         trace(rule, walk, index, outcome);
     }
     let takes_away = rule.action == ACTION_LOSS || rule.action == ACTION_LOCAL_DROP;
     match outcome {
         Outcome::Injected if takes_away => rule.action,
-        Outcome::QueueFull => ACTION_LOSS,
+        Outcome::QueueFull if needs().action(ACTION_RATE) => ACTION_LOSS,
         _ => 0,
     }
 }

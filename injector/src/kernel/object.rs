@@ -9,6 +9,7 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
 use injector_common::layout::{
     AddressKey, Control, Counters, FaultState, MAX_LEVELS, SET_BITS, Target, filter_place,
 };
+use injector_common::needs::Needs;
 use injector_common::packet::CLASSES;
 use injector_common::rule::Rule;
 use injector_common::{ABI_VERSION, event::Event};
@@ -59,9 +60,11 @@ impl Kernel {
     pub fn load(image: &Image, mark: u16) -> Result<Self, KernelError> {
         check_abi()?;
         let entries = |n: usize| (n as u32).max(1);
+        let needs = needs_of(image).bits();
         let mut loader = EbpfLoader::new();
         loader
             .verifier_log_level(VerifierLogLevel::STATS)
+            .override_global("INJECTOR_NEEDS", &needs, true)
             .map_max_entries("TARGETS", entries(image.targets.len()))
             .map_max_entries("INTERFACES", entries(image.interfaces.len()))
             .map_max_entries("RULES", entries(image.rules.len()))
@@ -214,6 +217,14 @@ pub fn decode_event(bytes: &[u8]) -> Option<Event> {
     // SAFETY: the length is right, `Event` is repr(C) without padding and takes every bit pattern, and the
     // read makes no demand on alignment.
     Some(unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() })
+}
+
+/// What the programs must be able to do. An image without rules is a trial, for which they must be able to do everything.
+fn needs_of(image: &Image) -> Needs {
+    if image.rules.is_empty() {
+        return Needs::ALL;
+    }
+    Needs::of(&image.rules, image.flags & injector_common::layout::CONTROL_TRACE != 0)
 }
 
 /// The words of the filter that are not 0.

@@ -7,5 +7,6 @@
 mod cgroups;
 mod cleaning;
 mod network;
+mod programs;
 mod support;
 mod targets;

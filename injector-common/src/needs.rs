@@ -1,0 +1,174 @@
+//! What the rules of one experiment can ask for, known before the programs are loaded.
+//!
+//! The loader writes it into the object's read-only data. The kernel freezes those, its verifier takes what it reads there for
+//! a constant (`bpf_map_is_rdonly` in `kernel/bpf/verifier.c`), does not walk branches that it rules out, and cuts them out of the
+//! program. So an experiment pays, at load and per packet, for what it uses.
+
+use crate::rule::{NO_LIMIT, RULE_EXCLUDES, Rule};
+
+/// A set of what rules can ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs(u64);
+
+const FLAGS_SHIFT: u32 = 16;
+const ACTIONS_SHIFT: u32 = 24;
+const FREQUENCIES_SHIFT: u32 = 56;
+const WINDOW: u64 = 1 << 60;
+const BUDGET: u64 = 1 << 61;
+const LIMIT: u64 = 1 << 62;
+/// Decisions are recorded.
+const TRACE: u64 = 1 << 63;
+
+impl Needs {
+    /// Everything: nothing is ruled out.
+    pub const ALL: Self = Self(u64::MAX);
+
+    /// What these rules ask for.
+    #[must_use]
+    pub fn of(rules: &[Rule], trace: bool) -> Self {
+        rules.iter().fold(Self(if trace { TRACE } else { 0 }), |needs, rule| Self(needs.0 | needs_of(rule)))
+    }
+
+    /// From what the loader has written.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// For the loader to write.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The keys of a match, without those that no rule has.
+    #[inline(always)]
+    #[must_use]
+    pub const fn keys(self, keys: u32) -> u32 {
+        keys & (self.0 & ((1 << FLAGS_SHIFT) - 1)) as u32
+    }
+
+    /// The flags of a rule, without those that no rule has.
+    #[inline(always)]
+    #[must_use]
+    pub const fn flags(self, flags: u32) -> u32 {
+        flags & (self.0 >> FLAGS_SHIFT) as u32 & 0xff
+    }
+
+    /// Whether some rule has the action.
+    #[inline(always)]
+    #[must_use]
+    pub const fn action(self, action: u32) -> bool {
+        self.0 & (1 << (ACTIONS_SHIFT + action)) != 0
+    }
+
+    /// Whether some rule has an action that keeps the packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn treats(self) -> bool {
+        let taking = (1_u64 << crate::rule::ACTION_LOSS) | (1 << crate::rule::ACTION_LOCAL_DROP);
+        let all = ((1_u64 << (FREQUENCIES_SHIFT - ACTIONS_SHIFT)) - 1) & !(taking | 1);
+        self.0 & (all << ACTIONS_SHIFT) != 0
+    }
+
+    /// Whether some rule has the frequency.
+    #[inline(always)]
+    #[must_use]
+    pub const fn frequency(self, frequency: u32) -> bool {
+        self.0 & (1 << (FREQUENCIES_SHIFT + frequency)) != 0
+    }
+
+    /// Whether some rule has a window that is not always open.
+    #[inline(always)]
+    #[must_use]
+    pub const fn window(self) -> bool {
+        self.0 & WINDOW != 0
+    }
+
+    /// Whether some rule has a budget.
+    #[inline(always)]
+    #[must_use]
+    pub const fn budget(self) -> bool {
+        self.0 & BUDGET != 0
+    }
+
+    /// Whether some rule has a limit.
+    #[inline(always)]
+    #[must_use]
+    pub const fn limit(self) -> bool {
+        self.0 & LIMIT != 0
+    }
+
+    /// Whether decisions are recorded.
+    #[inline(always)]
+    #[must_use]
+    pub const fn trace(self) -> bool {
+        self.0 & TRACE != 0
+    }
+}
+
+fn needs_of(rule: &Rule) -> u64 {
+    let excluded = if rule.flags & RULE_EXCLUDES == 0 { 0 } else { rule.exclude.keys };
+    let mut needs = u64::from(rule.include.keys | excluded);
+    needs |= u64::from(rule.flags) << FLAGS_SHIFT;
+    needs |= 1 << (ACTIONS_SHIFT + rule.action);
+    needs |= 1 << (FREQUENCIES_SHIFT + rule.frequency);
+    for (needed, bit) in [
+        (!rule.window.is_always_open(), WINDOW),
+        (rule.budget.period_ns != 0, BUDGET),
+        (rule.limit != NO_LIMIT, LIMIT),
+    ] {
+        needs |= if needed { bit } else { 0 };
+    }
+    needs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frequency::Budget;
+    use crate::matching::{KEY_LOCAL_PORT, KEY_PROTOCOL, Match};
+    use crate::rule::{
+        ACTION_DELAY, ACTION_LOSS, FREQUENCY_ALWAYS, FREQUENCY_MODEL, FREQUENCY_NTH, RULE_SPARES_PORTS,
+    };
+    use crate::window::Window;
+
+    #[test]
+    fn what_no_rule_asks_for_is_ruled_out() {
+        let keys = |keys| Match { keys, ..Match::default() };
+        let loss = Rule { action: ACTION_LOSS, include: keys(KEY_PROTOCOL), ..Rule::default() };
+        let needs = Needs::of(&[loss], false);
+        assert_eq!(needs.keys(u32::MAX), KEY_PROTOCOL);
+        assert_eq!(needs.flags(u32::MAX), 0);
+        assert!(needs.action(ACTION_LOSS) && !needs.action(ACTION_DELAY) && !needs.treats());
+        assert!(needs.frequency(FREQUENCY_ALWAYS) && !needs.frequency(FREQUENCY_MODEL));
+        assert!(!needs.window() && !needs.budget() && !needs.limit() && !needs.trace());
+
+        let flags = RULE_EXCLUDES | RULE_SPARES_PORTS;
+        let delay = Rule { action: ACTION_DELAY, exclude: keys(KEY_LOCAL_PORT), flags, ..Rule::default() };
+        let both = Needs::of(&[loss, delay], true);
+        assert_eq!(both.keys(u32::MAX), KEY_PROTOCOL | KEY_LOCAL_PORT);
+        assert_eq!(both.flags(u32::MAX), flags);
+        assert!(both.action(ACTION_LOSS) && both.action(ACTION_DELAY) && both.treats() && both.trace());
+    }
+
+    /// The keys of an `exclude` that is not given are nobody's.
+    #[test]
+    fn each_part_of_a_rule_is_told_from_the_others() {
+        let of = |rule| Needs::of(&[rule], false);
+        let exclude = Match { keys: KEY_PROTOCOL, ..Match::default() };
+        assert_eq!(of(Rule { exclude, ..Rule::default() }).keys(u32::MAX), 0);
+        assert!(of(Rule { limit: 1, ..Rule::default() }).limit());
+        assert!(of(Rule { budget: Budget { count: 1, period_ns: 1 }, ..Rule::default() }).budget());
+        assert!(of(Rule { window: Window { for_ns: 1, ..Window::default() }, ..Rule::default() }).window());
+        assert!(of(Rule { frequency: FREQUENCY_NTH, ..Rule::default() }).frequency(FREQUENCY_NTH));
+    }
+
+    #[test]
+    fn nothing_is_ruled_out_by_default() {
+        let all = Needs::from_bits(Needs::ALL.bits());
+        assert_eq!((all.keys(0xfff), all.flags(0x1f)), (0xfff, 0x1f));
+        assert!(all.treats() && all.trace() && all.window() && all.budget() && all.limit());
+    }
+}
