@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{CgroupSkb, SchedClassifier};
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
+use aya::{Ebpf, VerifierLogLevel, include_bytes_aligned};
 use injector_common::layout::{
     AddressKey, Control, Counters, FaultState, MAX_LEVELS, SET_BITS, Target, filter_place,
 };
@@ -16,6 +16,7 @@ use injector_common::{ABI_VERSION, event::Event};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
 use super::error::KernelError;
+use super::loader;
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("INJECTOR_EBPF_OBJECT"));
 
@@ -61,7 +62,7 @@ impl Kernel {
         check_abi()?;
         let entries = |n: usize| (n as u32).max(1);
         let needs = needs_of(image).bits();
-        let mut loader = EbpfLoader::new();
+        let mut loader = loader::new();
         loader
             .verifier_log_level(VerifierLogLevel::STATS)
             .override_global("INJECTOR_NEEDS", &needs, true)
