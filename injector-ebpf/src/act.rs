@@ -56,8 +56,7 @@ pub(crate) fn leave(skb: *mut __sk_buff, framing: Framing, mark: u32) -> i32 {
     if stays && sent { lose() } else { TC_ACT_UNSPEC }
 }
 
-/// A packet that arrives at a device. It can be changed and copied; to keep it back takes a queue, which is at
-/// egress alone.
+/// A packet that arrives at a device. It can be changed and copied; to keep it back takes the way round by an ifb.
 #[inline(never)]
 pub(crate) fn arrive(skb: *mut __sk_buff, framing: Framing, mark: u32) -> i32 {
     let Some(walk) = walk(INGRESS) else { return TC_ACT_UNSPEC };
@@ -66,6 +65,25 @@ pub(crate) fn arrive(skb: *mut __sk_buff, framing: Framing, mark: u32) -> i32 {
     let sent = send_copies(skb, mark, TO_INGRESS, walk.way.copies);
     if failed != 0 || !sent {
         count_failed(rule);
+    }
+    TC_ACT_UNSPEC
+}
+
+/// A packet that has arrived at a device and waits on its way round. It belongs to no sender here, so it may wait by itself.
+/// Copies of it could not come back by that way, so the plan has refused them.
+#[inline(never)]
+pub(crate) fn hold(skb: *mut __sk_buff, framing: Framing) -> i32 {
+    let Some(walk) = walk(INGRESS) else { return TC_ACT_UNSPEC };
+    change::apply(skb, framing, walk);
+    if walk.way.at_ns != walk.start_ns {
+        // SAFETY: the helpers take any number.
+        unsafe {
+            bpf_set_hash(skb, walk.way.hash);
+            bpf_skb_set_tstamp(skb, walk.way.at_ns, DEPARTURE);
+        }
+    }
+    if walk.failed != 0 {
+        count_failed(walk.treated_by);
     }
     TC_ACT_UNSPEC
 }

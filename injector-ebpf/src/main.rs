@@ -1,6 +1,7 @@
 //! The kernel half of injector: thin entries, one module per hook family, one decision path.
 //!
 //! - `tc`: traffic control, egress and ingress, the network faults' first choice.
+//! - `ifb`: what arrives at a device and is kept back.
 //! - `cgroup_skb`: what arrives at a cgroup's sockets.
 //! - `strike`: from a target to the verdict over one packet; every outcome is counted.
 //! - `act`, `change`: what is done to a packet that stays: copied, kept back, changed.
@@ -23,6 +24,8 @@ mod act;
 mod cgroup_skb;
 #[cfg(target_arch = "bpf")]
 mod change;
+#[cfg(target_arch = "bpf")]
+mod ifb;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]

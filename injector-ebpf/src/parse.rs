@@ -190,8 +190,9 @@ pub(crate) fn packet(
     transport(view, direction, &mut network, packet);
     segments(skb, &network, packet);
     socket(skb, packet);
+    // What arrives may be looked at on its way round by another device.
     // SAFETY: as above.
-    packet.ifindex = unsafe { (*skb).ifindex };
+    packet.ifindex = unsafe { if direction == EGRESS { (*skb).ifindex } else { (*skb).ingress_ifindex } };
     Some(Offsets {
         transport: transport_offset,
         payload: network.transport_offset,

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::exit::{Exit, Failure};
 use super::experiments;
 use super::output::Output;
-use crate::engine::{EngineError, check_capabilities, departure_queue, tc_rung};
+use crate::engine::{EngineError, check_capabilities, departure_queue, tc_rung, way_round};
 use crate::host::cgroup::{Hierarchy, Mode};
 use crate::host::facts::{Fact, Facts};
 use crate::journal::Store;
@@ -49,6 +49,7 @@ pub(super) fn run(output: &Output) -> Result<Exit, Failure> {
     let [kinds, lacking] =
         [can, cannot].map(|kinds: Vec<&&dyn Kind>| kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>());
     rows.push(queue);
+    rows.push(arrivals());
     if output.json {
         output
             .object(&json!({ "kernel": facts.kernel_release, "able": able, "facts": rows, "kinds": kinds }));
@@ -138,6 +139,18 @@ fn departures() -> Row {
         Err(error) => (Fact::Unknown(error.to_string()), error.hint().unwrap_or_default()),
     };
     Row::new("fq", fact, false, &remedy)
+}
+
+/// The way of what arrives to that queue.
+fn arrivals() -> Row {
+    let (fact, remedy) = match way_round() {
+        Ok(()) => (Fact::Yes("by which what arrives gets there".to_owned()), String::new()),
+        Err(error @ EngineError::NoIfb { .. }) => {
+            (Fact::No(error.to_string()), error.hint().unwrap_or_default())
+        }
+        Err(error) => (Fact::Unknown(error.to_string()), error.hint().unwrap_or_default()),
+    };
+    Row::new("ifb", fact, false, &remedy)
 }
 
 fn loads() -> Vec<Row> {

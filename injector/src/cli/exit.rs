@@ -112,6 +112,7 @@ fn exit_of(error: &EngineError) -> Exit {
         EngineError::Kernel(error) if error.is_unsupported() => Exit::Unsupported,
         EngineError::Unsupported { .. }
         | EngineError::NoFq
+        | EngineError::NoIfb { .. }
         | EngineError::Cgroup(CgroupError::NotMounted { .. })
         | EngineError::Target(TargetError::Cgroup(CgroupError::NotMounted { .. })) => Exit::Unsupported,
         EngineError::Plan(_) | EngineError::Target(TargetError::Unsafe { .. }) => Exit::Usage,

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use aya::programs::cgroup_skb::CgroupSkbLink;
 use aya::programs::tc::{SchedClassifierLink, qdisc_add_clsact};
 
+use super::detour::Detour;
 use super::error::EngineError;
 use super::queue::Queue;
 
@@ -13,7 +14,7 @@ use crate::host::link::{Device, LinkEvent, LinkWatch, attach_points, list, set_g
 use crate::host::netlink::Netlink;
 use crate::host::netns::{NetnsId, enter, namespaces_of};
 use crate::host::tc::{self, Direction, HookQdisc};
-use crate::journal::{Entry, Journal};
+use crate::journal::{Entry, Journal, Neighbours};
 use crate::kernel::attach::{self, FilterId, Rung};
 use crate::kernel::{Kernel, programs};
 use crate::kill_point::kill_point;
@@ -54,8 +55,10 @@ pub(super) struct StruckDevice {
     pub(super) ways: BTreeSet<(Direction, &'static str)>,
     /// Whether it must send single segments.
     pub(super) per_segment: bool,
-    /// Where packets wait that are kept back.
+    /// Where packets wait that leave and are kept back.
     pub(super) queue: Option<Queue>,
+    /// The way round of what arrives, if some of it is kept back.
+    pub(super) detour: Option<Detour>,
 }
 
 /// All attachments of an experiment. Links go when this is dropped; filters go with the journal.
@@ -107,6 +110,9 @@ impl Attachments {
     ) -> Result<(), EngineError> {
         if let Some(queue) = device.queue {
             queue.put(hands.journal, namespace, (device.index, &device.name))?;
+        }
+        if let Some(detour) = &device.detour {
+            self.devices.extend(detour.make(hands, (self.rung, namespace), (device.index, &device.name))?);
         }
         for &(way, program) in &device.ways {
             let site =
@@ -242,18 +248,18 @@ fn is_gone(namespace: &Namespace, index: u32) -> Result<bool, EngineError> {
 }
 
 /// One attachment to come.
-struct Site<'a> {
-    rung: Rung,
-    namespace: NetnsId,
-    name: &'a str,
-    index: u32,
-    way: Direction,
-    program: &'static str,
+pub(super) struct Site<'a> {
+    pub(super) rung: Rung,
+    pub(super) namespace: NetnsId,
+    pub(super) name: &'a str,
+    pub(super) index: u32,
+    pub(super) way: Direction,
+    pub(super) program: &'static str,
 }
 
 impl Site<'_> {
     /// Attaches; must be called in the device's namespace.
-    fn attach(&self, hands: &mut Hands<'_>) -> Result<Option<SchedClassifierLink>, EngineError> {
+    pub(super) fn attach(&self, hands: &mut Hands<'_>) -> Result<Option<SchedClassifierLink>, EngineError> {
         let link = match self.rung {
             Rung::Tcx => Some(attach::tcx(hands.kernel, self.program, self.name, self.way)?),
             Rung::Clsact => {
@@ -266,20 +272,8 @@ impl Site<'_> {
     }
 
     fn attach_filter(&self, hands: &mut Hands<'_>) -> Result<(), EngineError> {
+        let _neighbours = need_clsact(hands, self.namespace, (self.index, self.name))?;
         let mut netlink = Netlink::open()?;
-        // Until the filter is there, no other experiment may find the qdisc empty and delete it.
-        let neighbours = hands.journal.neighbours()?;
-        match tc::hook_qdisc(&mut netlink, self.index)? {
-            Some(HookQdisc::Clsact) => {
-                if neighbours.same(&self.clsact_made()).is_some() {
-                    hands.journal.append(self.clsact_made())?;
-                }
-            }
-            Some(HookQdisc::Ingress) => {
-                return Err(EngineError::ForeignIngress { device: self.name.to_owned() });
-            }
-            None => self.make_clsact(hands)?,
-        }
         let taken: BTreeSet<u16> =
             tc::filters(&mut netlink, self.index, self.way)?.iter().map(|f| f.pref).collect();
         let pref = free_preference(&taken);
@@ -302,20 +296,34 @@ impl Site<'_> {
         )?;
         Ok(())
     }
+}
 
-    fn clsact_made(&self) -> Entry {
-        Entry::ClsactMade { netns: self.namespace, ifindex: self.index, ifname: self.name.to_owned() }
+/// Makes a clsact qdisc on a device of the current namespace unless there is one. Until the filter is there too, no other
+/// experiment may find the qdisc empty and delete it, so the caller keeps what is returned until then.
+pub(super) fn need_clsact(
+    hands: &mut Hands<'_>,
+    netns: NetnsId,
+    (ifindex, name): (u32, &str),
+) -> Result<Neighbours, EngineError> {
+    let made = Entry::ClsactMade { netns, ifindex, ifname: name.to_owned() };
+    let neighbours = hands.journal.neighbours()?;
+    match tc::hook_qdisc(&mut Netlink::open()?, ifindex)? {
+        Some(HookQdisc::Clsact) => {
+            if neighbours.same(&made).is_some() {
+                hands.journal.append(made)?;
+            }
+        }
+        Some(HookQdisc::Ingress) => return Err(EngineError::ForeignIngress { device: name.to_owned() }),
+        None => {
+            hands.journal.append(made)?;
+            qdisc_add_clsact(name).map_err(|source| EngineError::Clsact {
+                device: name.to_owned(),
+                source: Box::new(source),
+            })?;
+            kill_point("clsact made");
+        }
     }
-
-    fn make_clsact(&self, hands: &mut Hands<'_>) -> Result<(), EngineError> {
-        hands.journal.append(self.clsact_made())?;
-        qdisc_add_clsact(self.name).map_err(|source| EngineError::Clsact {
-            device: self.name.to_owned(),
-            source: Box::new(source),
-        })?;
-        kill_point("clsact made");
-        Ok(())
-    }
+    Ok(neighbours)
 }
 
 /// The preference before all that are taken, or the first free one when 1 is taken.

@@ -8,6 +8,7 @@ use std::fs::File;
 use jiff::Timestamp;
 
 use super::attachments::{Attachments, Hands, StruckDevice};
+use super::detour::Detour;
 use super::error::EngineError;
 use super::prepare::{Prepared, TargetPlan};
 use super::queue::Queue;
@@ -121,7 +122,7 @@ pub(super) fn attach_devices(
     // By index: two targets may name one device, whose packets walk through the rules of both in one pass.
     let queue = queue_of(prepared);
     let mut devices = BTreeMap::<u32, StruckDevice>::new();
-    for (target, place) in places {
+    for (number, (target, place)) in places.iter().enumerate() {
         let Place::Interface { name, index, is_ethernet } = place else { continue };
         let device = devices.entry(*index).or_insert_with(|| StruckDevice {
             name: name.clone(),
@@ -129,11 +130,15 @@ pub(super) fn attach_devices(
             ways: BTreeSet::new(),
             per_segment: false,
             queue: None,
+            detour: None,
         });
         for fault in prepared.faults.iter().filter(|fault| fault.target == *target) {
             device.per_segment |= fault.per_segment;
-            if fault.longest_ns > 0 {
+            if fault.longest_ns > 0 && fault.hooks.contains(&Hook::DeviceEgress) {
                 device.queue = queue;
+            }
+            if fault.longest_ns > 0 && fault.hooks.contains(&Hook::DeviceIngress) {
+                device.detour = queue.map(|queue| Detour::new(&prepared.id, number, *is_ethernet, queue));
             }
             if fault.hooks.contains(&Hook::DeviceEgress) {
                 device.ways.insert((Direction::Egress, programs::DEVICE_OUT.for_device(*is_ethernet)));
@@ -143,7 +148,11 @@ pub(super) fn attach_devices(
             }
         }
     }
-    for device in devices.values() {
+    for device in devices.values_mut() {
+        // On the way round all rules of what arrives are applied, in their order.
+        if device.detour.is_some() {
+            device.ways.retain(|(way, _)| *way != Direction::Ingress);
+        }
         attachments.attach_device(hands, NetnsId::of_self()?, device)?;
     }
     Ok(())

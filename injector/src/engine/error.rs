@@ -65,6 +65,12 @@ pub enum EngineError {
     /// The kernel has no queue that keeps departure times.
     #[error("this kernel has no fq qdisc, in which packets wait for their time")]
     NoFq,
+    /// The kernel has no way round for what arrives.
+    #[error("this kernel can't keep back what arrives: {detail}")]
+    NoIfb {
+        /// What it lacks, in its own words.
+        detail: String,
+    },
     /// The clsact qdisc could not be made.
     #[error("no `clsact` qdisc could be made on {device}: {source}")]
     Clsact {
@@ -149,6 +155,9 @@ impl EngineError {
                 ));
             }
             Self::NoFq => "load the module (`modprobe sch_fq`), or use a kernel with CONFIG_NET_SCH_FQ",
+            Self::NoIfb { .. } => {
+                "load the modules (`modprobe -a ifb act_mirred cls_matchall sch_ingress`), or keep packets back on the side that sends them"
+            }
             Self::DeviceGone { .. } => {
                 "everything else was taken back; apply the scenario again when the device is there"
             }

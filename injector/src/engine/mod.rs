@@ -7,6 +7,7 @@
 mod attachments;
 mod begin;
 pub mod control;
+mod detour;
 mod drive;
 mod error;
 mod prepare;
@@ -20,6 +21,6 @@ mod survey;
 pub use drive::{Ending, SCAN_INTERVAL, drive};
 pub use error::EngineError;
 pub use prepare::{Options, Prepared, TargetPlan, check_capabilities, prepare};
-pub use probe::{departure_queue, tc_rung};
+pub use probe::{departure_queue, tc_rung, way_round};
 pub use session::Session;
 pub use signals::Signals;

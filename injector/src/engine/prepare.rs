@@ -6,13 +6,13 @@ use std::net::{IpAddr, ToSocketAddrs as _};
 use ipnet::IpNet;
 
 use super::error::EngineError;
-use super::probe::{departure_queue, tc_rung};
+use super::probe::{departure_queue, tc_rung, way_round};
 use super::survey;
 use crate::host::facts::Facts;
 use crate::host::{netlink::Netlink, route, ssh};
 use crate::journal::TargetKey;
 use crate::kernel::attach::Rung;
-use crate::plan::{self, MAX_SPARED_PORTS, PlannedFault, TargetKind};
+use crate::plan::{self, Hook, MAX_SPARED_PORTS, PlannedFault, TargetKind};
 use crate::scenario::{Fault, PeerAddress, Scenario, Selector};
 use crate::target::{ResolvedTarget, RunLeaf, SafetyPolicy, Strike, TargetSpec, plan_run_leaf, resolve};
 
@@ -126,6 +126,9 @@ pub fn prepare(scenario: Scenario, options: Options) -> Result<Prepared, EngineE
     plan::check_longest(&faults)?;
     if faults.iter().any(|fault| fault.longest_ns > 0) {
         departure_queue()?;
+    }
+    if faults.iter().any(|fault| fault.longest_ns > 0 && fault.hooks.contains(&Hook::DeviceIngress)) {
+        way_round()?;
     }
     let mut warnings: Vec<String> = targets.values().flat_map(warnings_of).collect();
     let (spared_ports, spared_addresses) = spared(&targets, &mut warnings)?;

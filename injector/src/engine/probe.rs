@@ -4,6 +4,7 @@ use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
 
+use super::detour::try_detour;
 use super::error::EngineError;
 use super::queue::try_fq;
 use crate::host::tc::Direction;
@@ -30,6 +31,11 @@ pub fn tc_rung() -> Result<Rung, EngineError> {
 /// Tries fq on `lo` of a new network namespace.
 pub fn departure_queue() -> Result<(), EngineError> {
     in_new_namespace(|| try_fq(LOOPBACK_INDEX))?
+}
+
+/// Tries the way round that what arrives takes to wait, on `lo` of a new network namespace.
+pub fn way_round() -> Result<(), EngineError> {
+    in_new_namespace(|| try_detour(LOOPBACK_INDEX, "lo"))?
 }
 
 /// Does something in a network namespace that nobody else uses, and that is gone afterwards.

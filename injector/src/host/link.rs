@@ -117,7 +117,16 @@ pub fn set_gso_max_segs(netlink: &mut Netlink, index: u32, segments: u32) -> Res
     netlink.execute(&request)
 }
 
-fn ifinfomsg(index: u32) -> [u8; IFINFOMSG_LEN] {
+/// The fixed header of a request for a new device that is up.
+pub(super) fn ifinfomsg_up() -> [u8; IFINFOMSG_LEN] {
+    let mut fixed = ifinfomsg(0);
+    for at in [8, 12] {
+        fixed[at..at + 4].copy_from_slice(&libc::IFF_UP.to_ne_bytes());
+    }
+    fixed
+}
+
+pub(super) fn ifinfomsg(index: u32) -> [u8; IFINFOMSG_LEN] {
     let mut fixed = [0; IFINFOMSG_LEN];
     fixed[4..8].copy_from_slice(&index.to_ne_bytes());
     fixed

@@ -6,6 +6,7 @@
 
 pub mod cgroup;
 pub mod facts;
+pub mod ifb;
 pub mod link;
 pub mod netlink;
 pub mod netns;

@@ -154,10 +154,21 @@ pub fn delete_filter(
             format!("the filter at pref {pref} handle {handle:#x} runs {there}, not program {program_id}");
         return Ok(Undone::NotOurs { why });
     }
-    let info = u32::from(pref) << 16 | u32::from(filter.protocol.to_be());
-    let fixed = tcmsg(ifindex, handle, direction.parent(), info);
-    let request = Request::new("delete a filter", libc::RTM_DELTFILTER, &fixed).attribute(TCA_KIND, b"bpf\0");
+    delete(netlink, ifindex, &filter)
+}
+
+/// Delete a filter that has just been listed.
+pub(super) fn delete(netlink: &mut Netlink, ifindex: u32, filter: &Filter) -> Result<Undone, NetlinkError> {
+    let info = u32::from(filter.pref) << 16 | u32::from(filter.protocol.to_be());
+    let fixed = tcmsg(ifindex, filter.handle, filter.direction.parent(), info);
+    let kind = [filter.kind.as_bytes(), b"\0"].concat();
+    let request = Request::new("delete a filter", libc::RTM_DELTFILTER, &fixed).attribute(TCA_KIND, &kind);
     gone_is_fine(netlink.execute(&request))
+}
+
+/// What the filters of one direction hang on.
+pub(super) fn parent(direction: Direction) -> u32 {
+    direction.parent()
 }
 
 /// Delete the clsact qdisc of a device, if no filter is left on it.

@@ -11,7 +11,7 @@ use crate::host::process::ProcessId;
 use crate::host::tc::Direction;
 
 /// The version of the format, raised when an older injector would misread a newer journal.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The first line: whose journal it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,6 +150,26 @@ pub enum Entry {
         /// What lies further in the future is dropped, microseconds.
         horizon_us: u32,
     },
+    /// An ifb, through which what arrives at a device takes its way round.
+    IfbMade {
+        /// The namespace it is in.
+        netns: NetnsId,
+        /// Its name, which contains the experiment's id.
+        ifname: String,
+    },
+    /// The filter that sends what arrives at a device to an ifb.
+    Redirect {
+        /// The namespace of the device.
+        netns: NetnsId,
+        /// The device.
+        ifindex: u32,
+        /// Its name, for messages.
+        ifname: String,
+        /// Its preference, chosen before it is made.
+        pref: u16,
+        /// Its handle, by which it is known to be ours.
+        handle: u32,
+    },
     /// A device's limit of wire segments in one packet.
     GsoMaxSegs {
         /// The namespace of the device.
@@ -184,6 +204,10 @@ impl fmt::Display for Entry {
             }
             Self::FqMade { netns, ifname, handle, .. } => {
                 write!(formatter, "fq qdisc {:x}: on {ifname} in net:[{}]", handle >> 16, netns.inode)
+            }
+            Self::IfbMade { netns, ifname } => write!(formatter, "ifb {ifname} in net:[{}]", netns.inode),
+            Self::Redirect { netns, ifname, pref, .. } => {
+                write!(formatter, "ingress redirection pref {pref} on {ifname} in net:[{}]", netns.inode)
             }
             Self::GsoMaxSegs { netns, ifname, set, .. } => {
                 write!(formatter, "gso_max_segs {set} of {ifname} in net:[{}]", netns.inode)

@@ -10,7 +10,7 @@ use crate::host::link;
 use crate::host::netlink::{Netlink, NetlinkError};
 use crate::host::netns::{self, NetnsError, NetnsId};
 use crate::host::process::ProcessId;
-use crate::host::{Undone, qdisc, tc};
+use crate::host::{Undone, ifb, qdisc, tc};
 
 /// An entry that could not be taken back.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +55,10 @@ pub fn undo(entry: &Entry, experiment: &str) -> Result<Undone, UndoError> {
         }
         Entry::FqMade { netns, ifindex, handle, .. } => {
             in_namespace(*netns, |netlink| qdisc::delete_fq(netlink, *ifindex, *handle))
+        }
+        Entry::IfbMade { netns, ifname } => in_namespace(*netns, |netlink| ifb::delete(netlink, ifname)),
+        Entry::Redirect { netns, ifindex, pref, handle, .. } => {
+            in_namespace(*netns, |netlink| ifb::delete_redirect(netlink, *ifindex, (*pref, *handle)))
         }
         Entry::CgroupMade { path, id } => remove_cgroup(path, *id, experiment),
         Entry::ProcessMoved { process, from, to } => move_back(*process, from, to),

@@ -32,6 +32,9 @@ pub const DEVICE_OUT: Classifier = Classifier { ethernet: "injector_dev_out", an
 /// Packets that arrive at a device.
 pub const DEVICE_IN: Classifier = Classifier { ethernet: "injector_dev_in", any: "injector_dev_in_any" };
 
+/// What has arrived at a device, on its way round by an ifb.
+pub const DEVICE_IN_ROUND: Classifier = Classifier { ethernet: "injector_ifb", any: "injector_ifb_any" };
+
 /// Does nothing, at traffic control: for trials, and for comparison.
 pub const EMPTY: &str = "injector_empty";
 

@@ -198,6 +198,8 @@ impl PlannedFault {
     pub fn mechanism(&self, rung: Rung) -> String {
         let name = |hook: &Hook| match hook {
             Hook::CgroupEgress | Hook::DeviceEgress => format!("tc egress ({})", rung.name()),
+            // On the way round the program is in front of the queue of the ifb.
+            Hook::DeviceIngress if self.longest_ns > 0 => "ifb".to_owned(),
             Hook::DeviceIngress => format!("tc ingress ({})", rung.name()),
             Hook::CgroupIngress => "cgroup_skb ingress".to_owned(),
         };
@@ -223,15 +225,19 @@ pub enum TargetKind {
 /// Refuses a fault in a direction in which its target can't have it.
 pub fn check_directions(scenario: &Scenario, kind_of: &dyn Fn(&str) -> TargetKind) -> Result<(), PlanError> {
     for fault in scenario.faults.iter().filter(|fault| fault.direction != Direction::Egress) {
-        let (problem, remedy) = if fault.effect.keeps_back() {
+        let on_cgroup = kind_of(&fault.target) == TargetKind::Cgroup;
+        let (problem, remedy) = if fault.effect.keeps_back() && on_cgroup {
             (
-                "keeps packets back when they leave; those that arrive are not in this version",
-                "use direction = \"egress\", on the side that sends",
+                "can't keep back what arrives at a cgroup: its hook may only pass or drop",
+                "use direction = \"egress\", here or on the side that sends, or an `interface` as the target",
             )
-        } else if fault.effect.changes()
-            && fault.effect != Effect::MarkEcn
-            && kind_of(&fault.target) == TargetKind::Cgroup
+        } else if matches!(fault.effect, Effect::Duplicate { .. }) && keeps_back_what_arrives(scenario, fault)
         {
+            (
+                "can't copy what arrives at a device where another fault keeps it back: copies don't find the way round",
+                "duplicate on the side that sends, or keep packets back there",
+            )
+        } else if fault.effect.changes() && fault.effect != Effect::MarkEcn && on_cgroup {
             (
                 "can't change what arrives at a cgroup: its hook may only pass or drop",
                 "use direction = \"egress\", or an `interface` as the target",
@@ -247,6 +253,13 @@ pub fn check_directions(scenario: &Scenario, kind_of: &dyn Fn(&str) -> TargetKin
         });
     }
     Ok(())
+}
+
+/// Whether some fault on the same target keeps back what arrives there.
+fn keeps_back_what_arrives(scenario: &Scenario, fault: &Fault) -> bool {
+    scenario.faults.iter().any(|other| {
+        other.target == fault.target && other.direction != Direction::Egress && other.effect.keeps_back()
+    })
 }
 
 /// The faults of a scenario as they will be, in the order of the file.
@@ -296,8 +309,12 @@ fn notes(hooks: &[Hook], effect: &Effect) -> Vec<String> {
     if hooks.contains(&Hook::CgroupIngress) && *effect != Effect::MarkEcn {
         notes.push("ingress: dropped at the socket, so the receiver's UDP counts it in InErrors; segments for TIME-WAIT and closed ports are not hit".to_owned());
     }
-    if effect.keeps_back() {
+    if effect.keeps_back() && hooks.iter().any(|hook| matches!(hook, Hook::CgroupEgress | Hook::DeviceEgress))
+    {
         notes.push("fq takes the place of the default qdisc on each device by which packets leave, for all who send there; it is taken away again".to_owned());
+    }
+    if effect.keeps_back() && hooks.contains(&Hook::DeviceIngress) {
+        notes.push("ingress: all that arrives at the device, and that no other filter takes, goes through an ifb of ours and waits there in an fq; captures see it before it waits".to_owned());
     }
     match effect {
         Effect::Corrupt(corrupt) if corrupt.mode == CorruptMode::Wire => notes.push("wire: the checksum of the IPv4 header is broken, or the version of IPv6; where a super-packet is segmented behind us, in hardware or by the stack, the header is written anew and is right again (`ip link set DEV gso_max_segs 1` avoids it)".to_owned()),

@@ -14,6 +14,7 @@
 mod support;
 
 mod agent;
+mod arriving;
 mod both;
 mod changes;
 mod delay;

@@ -39,6 +39,14 @@ impl Stage {
                 "[[fault]]\ntarget = \"{target}\"\nkind = \"network.loss\"\ndirection = \"both\"\nper = \"segment\"\n"
             ));
         }
+        // Queues and a way round too, where the kernel has them.
+        if bench.has_fq() {
+            for (target, direction) in [("a", "egress"), ("lo", "both")] {
+                text.push_str(&format!(
+                    "[[fault]]\ntarget = \"{target}\"\nkind = \"network.delay\"\ndelay = \"1ms\"\ndirection = \"{direction}\"\n"
+                ));
+            }
+        }
         let scenario = bench.scenario("everything", &text);
         let (before, objects) = (bench.listing(), bpf_objects());
         Self { bench, scenario, before, objects, _moved: moved, _neighbour: neighbour }

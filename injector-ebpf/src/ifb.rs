@@ -1,0 +1,49 @@
+//! What arrives at a device where some fault keeps it back.
+//!
+//! A queue lets packets wait when they leave, so what arrives takes a way round: a filter behind all others redirects it to an ifb
+//! of ours, whose root is fq, and after its time the kernel takes it for received by its own device (`ifb_ri_tasklet` in
+//! `drivers/net/ifb.c`), past the filters that it has passed. These programs are at the ifb's egress, in front of the queue.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use injector_common::rule::INGRESS;
+
+use crate::act;
+use crate::maps::INTERFACES;
+use crate::parse::Framing;
+use crate::strike::{Verdict, armed, span, strike};
+
+/// Packets that have arrived at an Ethernet device.
+#[classifier]
+pub fn injector_ifb(ctx: TcContext) -> i32 {
+    act_on(ctx.as_ptr().cast(), Framing::Ethernet)
+}
+
+/// `injector_ifb` for devices whose frames begin otherwise.
+#[classifier]
+pub fn injector_ifb_any(ctx: TcContext) -> i32 {
+    act_on(ctx.as_ptr().cast(), Framing::Unknown)
+}
+
+#[inline(always)]
+fn act_on(skb: *mut __sk_buff, framing: Framing) -> i32 {
+    match decided(skb, framing) {
+        Verdict::Pass => TC_ACT_UNSPEC,
+        Verdict::Treat => act::hold(skb, framing),
+        // Who sent it is elsewhere: nobody is told of a drop.
+        Verdict::Lose | Verdict::LocalDrop => TC_ACT_SHOT as i32,
+    }
+}
+
+#[inline(always)]
+fn decided(skb: *mut __sk_buff, framing: Framing) -> Verdict {
+    let Some(control) = armed() else { return Verdict::Pass };
+    // The device that it came from, by whose index the target is known.
+    // SAFETY: the verifier checks each access to a field of the context.
+    let arrived_at = unsafe { (*skb).ingress_ifindex };
+    // SAFETY: the entry is copied out; the controller replaces entries whole and before it arms.
+    let Some(target) = (unsafe { INTERFACES.get(arrived_at) }) else { return Verdict::Pass };
+    strike(control, skb, framing, arrived_at as u64, span(target, INGRESS), INGRESS)
+}

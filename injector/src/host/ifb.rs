@@ -1,0 +1,107 @@
+//! The way round for what arrives at a device: an ifb of our own, and the filter that sends packets there.
+//!
+//! ifb (`drivers/net/ifb.c`) takes what a `mirred` action redirects to it through its own queue, and hands it back to the device
+//! it came from. The filter takes every packet, so it is the last one of its device.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::errno::Errno;
+use nix::libc;
+
+use super::Undone;
+use super::link::{self, Device};
+use super::netlink::{Netlink, NetlinkError, Request};
+use super::tc::{self, Direction, TCA_KIND, TCA_OPTIONS, tcmsg};
+
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const NLA_F_NESTED: u16 = 1 << 15;
+
+const ETH_P_ALL: u16 = 3;
+const TCA_MATCHALL_ACT: u16 = 2;
+const TCA_ACT_KIND: u16 = 1;
+const TCA_ACT_OPTIONS: u16 = 2;
+const TCA_MIRRED_PARMS: u16 = 2;
+/// `TC_ACT_STOLEN`: the packet is not ours any more.
+const TC_ACT_STOLEN: u32 = 4;
+/// `TCA_EGRESS_REDIR`.
+const EGRESS_REDIRECT: u32 = 1;
+
+/// Makes an ifb and sets it up. Where the module is not loaded yet it is, without the two devices that it makes by default.
+pub fn make(netlink: &mut Netlink, name: &str) -> Result<Device, NetlinkError> {
+    if !Path::new("/sys/module/ifb").exists() {
+        // Without modprobe, or where it fails, the kernel loads the module itself below, in its own way.
+        let mut modprobe = Command::new("modprobe");
+        modprobe.args(["-q", "ifb", "numifbs=0"]).stdin(Stdio::null()).stdout(Stdio::null());
+        let _ = modprobe.stderr(Stdio::null()).status();
+    }
+    let kind = Request::nested(&[(IFLA_INFO_KIND, b"ifb"), (IFLA_INFO_DATA, &[])]);
+    let request = Request::new("make an ifb", libc::RTM_NEWLINK, &link::ifinfomsg_up())
+        .attribute(libc::IFLA_IFNAME, &[name.as_bytes(), b"\0"].concat())
+        .attribute(libc::IFLA_LINKINFO | NLA_F_NESTED, &kind);
+    netlink.execute(&request.flags(libc::NLM_F_CREATE | libc::NLM_F_EXCL))?;
+    let made = link::list(netlink)?.into_iter().find(|device| device.name == name);
+    made.ok_or(NetlinkError::Truncated { operation: "make an ifb" })
+}
+
+/// Deletes the ifb of that name. What waits in it is dropped.
+pub fn delete(netlink: &mut Netlink, name: &str) -> Result<Undone, NetlinkError> {
+    let Some(device) = link::list(netlink)?.into_iter().find(|device| device.name == name) else {
+        return Ok(Undone::AlreadyGone);
+    };
+    if device.kind.as_deref() != Some("ifb") {
+        return Ok(Undone::NotOurs { why: format!("{name} is no ifb") });
+    }
+    let request = Request::new("delete the ifb", libc::RTM_DELLINK, &link::ifinfomsg(device.index));
+    match netlink.execute(&request) {
+        Ok(()) => Ok(Undone::Removed),
+        Err(error) if matches!(error.errno(), Some(Errno::ENODEV)) => Ok(Undone::AlreadyGone),
+        Err(error) => Err(error),
+    }
+}
+
+/// Redirects all that arrives at a device, and that no filter before `pref` has taken, to the ifb.
+pub fn redirect(
+    netlink: &mut Netlink,
+    ifindex: u32,
+    (pref, handle): (u16, u32),
+    ifb: u32,
+) -> Result<(), NetlinkError> {
+    let options = Request::nested(&[(TCA_MATCHALL_ACT | NLA_F_NESTED, &redirection(ifb))]);
+    let info = u32::from(pref) << 16 | u32::from(ETH_P_ALL.to_be());
+    let fixed = tcmsg(ifindex, handle, tc::parent(Direction::Ingress), info);
+    let request = Request::new("redirect what arrives", libc::RTM_NEWTFILTER, &fixed)
+        .attribute(TCA_KIND, b"matchall\0")
+        .attribute(TCA_OPTIONS, &options);
+    netlink.execute(&request.flags(libc::NLM_F_CREATE | libc::NLM_F_EXCL))
+}
+
+/// A list of one action, `mirred egress redirect`.
+fn redirection(ifb: u32) -> Vec<u8> {
+    // `struct tc_mirred`: index, capab, action, refcnt, bindcnt, eaction, ifindex.
+    let parameters: Vec<u8> =
+        [0, 0, TC_ACT_STOLEN, 0, 0, EGRESS_REDIRECT, ifb].into_iter().flat_map(u32::to_ne_bytes).collect();
+    let options = Request::nested(&[(TCA_MIRRED_PARMS, &parameters)]);
+    let action = Request::nested(&[(TCA_ACT_KIND, b"mirred\0"), (TCA_ACT_OPTIONS | NLA_F_NESTED, &options)]);
+    Request::nested(&[(1 | NLA_F_NESTED, &action)])
+}
+
+/// Deletes the filter that redirects, if it is still the one with our handle.
+pub fn delete_redirect(
+    netlink: &mut Netlink,
+    ifindex: u32,
+    (pref, handle): (u16, u32),
+) -> Result<Undone, NetlinkError> {
+    let found = tc::filters(netlink, ifindex, Direction::Ingress)?
+        .into_iter()
+        .find(|filter| (filter.chain, filter.pref, filter.handle) == (0, pref, handle));
+    match found {
+        None => Ok(Undone::AlreadyGone),
+        Some(filter) if filter.kind != "matchall" => {
+            let why = format!("the filter at pref {pref} handle {handle:#x} is of the kind {}", filter.kind);
+            Ok(Undone::NotOurs { why })
+        }
+        Some(filter) => tc::delete(netlink, ifindex, &filter),
+    }
+}
