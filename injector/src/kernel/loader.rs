@@ -23,7 +23,7 @@ pub(super) fn new<'a>() -> EbpfLoader<'a> {
             }
             EbpfLoader::new()
         });
-        thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(EbpfLoader::new)
+        thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_default()
     })
 }
 
@@ -38,7 +38,7 @@ mod tests {
             return;
         }
         let loader = format!("{:?}", new());
-        assert!(loader.contains("btf: None"), "{:.200}", loader);
+        assert!(loader.contains("btf: None"), "{loader:.200}");
         // The rest of the process sees its files still.
         assert!(std::path::Path::new("/proc/self/fdinfo").exists());
     }
