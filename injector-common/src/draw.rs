@@ -20,6 +20,8 @@ pub const PURPOSE_WINDOW: u32 = 1;
 
 /// Stream of the draws that a struck packet needs beside: a delay, the bits that are flipped.
 pub const PURPOSE_VALUE: u32 = 2;
+/// Stream of the draws that say which node of a partition stands where.
+pub const PURPOSE_PARTITION: u32 = 3;
 
 /// Mixes 64 bits so that every input bit reaches every output bit.
 #[inline(always)]

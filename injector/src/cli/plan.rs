@@ -15,6 +15,7 @@ use crate::engine::{self, Options, Prepared};
 use crate::host::cgroup::Hierarchy;
 use crate::journal::{Store, conflicts};
 use crate::kernel::attach::Rung;
+use crate::plan;
 use crate::scenario::quantity::{DurationNs, format_ns};
 use crate::scenario::{self, Direction, Overrides, Scenario, Source};
 
@@ -149,7 +150,8 @@ fn as_json(prepared: &Prepared) -> serde_json::Value {
         .iter()
         .map(|fault| {
             json!({
-                "id": fault.id, "kind": fault.kind, "target": fault.target, "direction": way(fault.direction),
+                "id": fault.id, "kind": fault.kind, "target": if let [target] = &fault.targets[..] { Some(target) } else { None }, "targets": fault.targets,
+                "cuts": fault.cuts, "direction": way(fault.direction),
                 "mechanism": fault.mechanism(prepared.rung), "requested_rate": fault.requested_rate,
                 "notes": fault.notes,
             })
@@ -187,9 +189,13 @@ fn as_text(prepared: &Prepared, colour: bool) -> String {
             "fault {}: {} on {}, {}",
             bold(&fault.id),
             fault.kind,
-            fault.target,
+            fault.targets.join(", "),
             way(fault.direction)
         );
+        if !fault.cuts.is_empty() {
+            let words = plan::words(&fault.targets, &fault.cuts);
+            let _ = writeln!(text, "  {}       {words}", dim("cut"));
+        }
         let _ = writeln!(text, "  {} {}", dim("mechanism"), fault.mechanism(prepared.rung));
         let rate =
             fault.requested_rate.map_or("as counted".to_owned(), |rate| format!("{:.4}%", rate * 100.0));

@@ -96,7 +96,8 @@ pub(super) fn attach_cgroups(
         .faults
         .iter()
         .filter(|fault| fault.hooks.contains(&Hook::CgroupIngress))
-        .filter_map(|fault| match places.get(&fault.target) {
+        .flat_map(|fault| &fault.targets)
+        .filter_map(|target| match places.get(target) {
             Some(Place::Cgroup { path, .. }) => Some(path),
             _ => None,
         })
@@ -132,7 +133,7 @@ pub(super) fn attach_devices(
             queue: None,
             detour: None,
         });
-        for fault in prepared.faults.iter().filter(|fault| fault.target == *target) {
+        for fault in prepared.faults.iter().filter(|fault| fault.targets.contains(target)) {
             device.per_segment |= fault.per_segment;
             if fault.longest_ns > 0 && fault.hooks.contains(&Hook::DeviceEgress) {
                 device.queue = queue;

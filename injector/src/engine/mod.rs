@@ -10,6 +10,7 @@ pub mod control;
 mod detour;
 mod drive;
 mod error;
+mod nodes;
 mod prepare;
 mod probe;
 mod queue;

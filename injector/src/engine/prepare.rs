@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::error::EngineError;
 use super::probe::{departure_queue, tc_rung, way_round};
-use super::survey;
+use super::{nodes, survey};
 use crate::host::facts::Facts;
 use crate::host::{netlink::Netlink, route, ssh};
 use crate::journal::TargetKey;
@@ -60,7 +60,7 @@ impl TargetPlan {
         }
     }
 
-    fn is_interface(&self) -> bool {
+    pub(super) fn is_interface(&self) -> bool {
         self.kind() != TargetKind::Cgroup
     }
 }
@@ -94,6 +94,8 @@ pub struct Prepared {
     pub rung: Rung,
     /// Networks of `[peers]`.
     pub peers: BTreeMap<String, Vec<IpNet>>,
+    /// The addresses of the nodes of partitions.
+    pub nodes: BTreeMap<String, Vec<IpNet>>,
     /// TCP ports that interface-wide faults spare.
     pub spared_ports: Vec<u16>,
     /// Addresses that interface-wide faults spare.
@@ -121,7 +123,7 @@ pub fn prepare(scenario: Scenario, options: Options) -> Result<Prepared, EngineE
         plan::check_devices(&scenario, &survey::device_names(&targets)?)?;
     }
     let kind_of = |name: &str| targets.get(name).map_or(TargetKind::Cgroup, TargetPlan::kind);
-    let faults = plan::faults(&scenario, &kind_of);
+    let faults = plan::faults(&scenario, seed, &kind_of);
     plan::check_directions(&scenario, &kind_of)?;
     plan::check_longest(&faults)?;
     if faults.iter().any(|fault| fault.longest_ns > 0) {
@@ -133,8 +135,10 @@ pub fn prepare(scenario: Scenario, options: Options) -> Result<Prepared, EngineE
     let mut warnings: Vec<String> = targets.values().flat_map(warnings_of).collect();
     let (spared_ports, spared_addresses) = spared(&targets, &mut warnings)?;
     warnings.extend(unspared(&scenario, &targets, &spared_ports));
+    let peers = resolve_peers(&scenario)?;
     Ok(Prepared {
-        peers: resolve_peers(&scenario)?,
+        nodes: nodes::addresses(&scenario, &targets, &peers)?,
+        peers,
         rung: match options.rung {
             Some(rung) => rung,
             None => tc_rung()?,
@@ -172,7 +176,7 @@ fn resolve_targets(
     id: &str,
     options: Options,
 ) -> Result<BTreeMap<String, TargetPlan>, EngineError> {
-    let used: BTreeSet<&String> = scenario.faults.iter().map(|fault| &fault.target).collect();
+    let used: BTreeSet<&String> = scenario.faults.iter().flat_map(|fault| &fault.targets).collect();
     let mut targets = BTreeMap::new();
     for (name, target) in scenario.targets.iter().filter(|(name, _)| used.contains(name)) {
         let spec = match &target.selector {
@@ -244,7 +248,8 @@ fn spared(
 
 /// The faults that have no room to spare all of the operator's ports, a sentence each.
 fn unspared(scenario: &Scenario, targets: &BTreeMap<String, TargetPlan>, ports: &[u16]) -> Vec<String> {
-    let on_interface = |fault: &&Fault| targets.get(&fault.target).is_some_and(TargetPlan::is_interface);
+    let is_interface = |name: &String| targets.get(name).is_some_and(TargetPlan::is_interface);
+    let on_interface = |fault: &&Fault| fault.targets.iter().any(is_interface);
     let warning = |fault: &Fault| {
         let left_out = plan::unspared_ports(fault, ports);
         let list = left_out.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

@@ -365,6 +365,7 @@ fn world(
     World {
         places: places.clone(),
         peers: prepared.peers.clone(),
+        nodes: prepared.nodes.clone(),
         devices,
         spared_ports: prepared.spared_ports.clone(),
         spared_addresses: prepared.spared_addresses.clone(),

@@ -29,18 +29,27 @@ fn pids(targets: &BTreeMap<String, TargetPlan>) -> Result<BTreeSet<i32>, EngineE
     let own = std::process::id().cast_signed();
     let mut pids = BTreeSet::new();
     for target in targets.values() {
-        let TargetPlan::Found(found) = target else { continue };
-        match &found.strike {
-            Strike::Cgroup(cgroup) => pids.extend(Hierarchy::find()?.procs(cgroup)?),
-            Strike::MoveToLeaf { process, descendants, .. } => {
-                pids.insert(process.pid);
-                pids.extend(descendants);
+        match target {
+            TargetPlan::Found(found) if matches!(found.strike, Strike::Interface { .. }) => {
+                pids.insert(own);
             }
-            Strike::Interface { .. } => drop(pids.insert(own)),
+            _ => pids.extend(processes(target)?),
         }
     }
     if pids.is_empty() {
         pids.insert(own);
     }
     Ok(pids)
+}
+
+/// The processes of a target, as far as there are any yet.
+pub(super) fn processes(target: &TargetPlan) -> Result<BTreeSet<i32>, EngineError> {
+    let TargetPlan::Found(found) = target else { return Ok(BTreeSet::new()) };
+    Ok(match &found.strike {
+        Strike::Cgroup(cgroup) => Hierarchy::find()?.procs(cgroup)?,
+        Strike::MoveToLeaf { process, descendants, .. } => {
+            descendants.iter().copied().chain([process.pid]).collect()
+        }
+        Strike::Interface { .. } => BTreeSet::new(),
+    })
 }

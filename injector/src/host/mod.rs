@@ -4,6 +4,7 @@
 //! caller asks for, one object at a time. Which objects an experiment needs is decided in `target` and in
 //! the plan; what was made is remembered by `journal`. No scenario, no eBPF and no policy lives here.
 
+pub mod address;
 pub mod cgroup;
 pub mod facts;
 pub mod ifb;

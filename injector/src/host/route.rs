@@ -64,7 +64,8 @@ fn next_hop(ifindex: u32, attributes: Attributes<'_>) -> Option<Gateway> {
     Some(Gateway { ifindex, address: address_of(address)? })
 }
 
-fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+/// An address of either family from its bytes; `None` if they are of neither.
+pub(super) fn address_of(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok().map(|bytes| Ipv4Addr::from(bytes).into()),
         16 => <[u8; 16]>::try_from(bytes).ok().map(|bytes| Ipv6Addr::from(bytes).into()),

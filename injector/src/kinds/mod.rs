@@ -9,6 +9,7 @@ mod network_duplicate;
 mod network_local_drop;
 mod network_loss;
 mod network_mark_ecn;
+mod network_partition;
 mod network_rate;
 mod network_reorder;
 mod network_window;
@@ -45,6 +46,11 @@ pub trait Kind: Sync {
         false
     }
 
+    /// Its own keys that, together, name its targets, where `target` is not given.
+    fn in_place_of_target(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Where its reference is, from the root of the repository.
     fn docs_page(&self) -> String {
         format!("docs/kinds/{}.md", self.name())
@@ -68,12 +74,13 @@ pub static KINDS: &[&dyn Kind] = &[
     &network_corrupt::NetworkCorrupt,
     &network_mark_ecn::NetworkMarkEcn,
     &network_window::NetworkWindow,
+    &network_partition::NetworkPartition,
 ];
 
 /// The kinds that the language has and this version has not: asking for one is not a slip.
 #[rustfmt::skip]
 pub static PLANNED: &[&str] = &[
-    "network.partition", "network.reset", "network.reject", "network.connect", "network.dns", "network.link", "io.error", "io.delay", "io.short", "io.lost", "io.corrupt", "syscall.error", "syscall.delay",
+    "network.reset", "network.reject", "network.connect", "network.dns", "network.link", "io.error", "io.delay", "io.short", "io.lost", "io.corrupt", "syscall.error", "syscall.delay",
     "syscall.signal", "process.pause", "process.stop", "process.kill", "process.throttle", "process.memory",
     "clock.offset", "clock.drift", "clock.freeze", "clock.strobe", "clock.leap", "clock.uncertainty",
 ];

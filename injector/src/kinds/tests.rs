@@ -112,6 +112,11 @@ fn the_language_page_names_every_key() {
 /// What is said of a fault with these keys.
 fn complaint(keys: &str) -> String {
     let text = format!("duration = \"1s\"\n[target.t]\ncgroup = \"/t\"\n[[fault]]\ntarget = \"t\"\n{keys}\n");
+    said(&text)
+}
+
+/// What is said of a scenario, as one line.
+fn said(text: &str) -> String {
     match load(&Source::text("t.toml", text), &Overrides::default()) {
         Ok(_) => String::new(),
         // As one line, whatever the width at which it is wrapped.
@@ -157,6 +162,58 @@ fn what_can_not_be_meant_is_refused_with_the_reason() {
         let said = complaint(keys);
         assert!(said.contains(reason), "{keys}: {said:?}");
     }
+}
+
+#[test]
+fn a_partition_has_either_peers_or_nodes() {
+    const NODES: &str = "nodes = [\"t\", \"u\", \"v\"]";
+    for (keys, reason) in [
+        ("target = \"t\"", "the partition has no other side"),
+        ("", "`target` is missing"),
+        ("target = \"t\"\nfrom = \"10.0.0.2\"\ndirection = \"both\"", "say the direction"),
+        ("target = \"t\"\nto = \"10.0.0.2\"\nmatch = { remote = \"10.0.0.3\" }", "say the other side"),
+        ("target = \"t\"\nto = \"replica\"", "did you mean `replicas`?"),
+        ("target = \"t\"\nfrom = \"10.0.0.2/8\"", "bits set behind its prefix"),
+        ("target = \"t\"\nfrom = []", "an empty list"),
+        ("from = \"10.0.0.2\"", "`target` is missing"),
+        ("shape = \"one\"", "needs `nodes`"),
+        (NODES, "needs `shape`"),
+        ("shape = \"halve\"\nnodes = [\"t\", \"u\"]", "did you mean `halves`?"),
+        ("shape = \"one\"\nnodes = [\"t\"]", "of one node there is no \"one\""),
+        ("shape = \"bridge\"\nnodes = [\"t\", \"u\"]", "at least 3 names of targets"),
+        ("shape = \"majorities-ring\"\nnodes = [\"t\", \"u\"]", "at least 3 names of targets"),
+        ("shape = \"one\"\nnodes = [\"t\", \"u\", \"t\"]", "\"t\" is there already"),
+        ("shape = \"one\"\nnodes = [\"t\", \"w\"]", "unknown target \"w\""),
+        ("shape = \"one\"\nnodes = [\"t\", \"u\"]\ntarget = \"t\"", "no target of its own"),
+        ("shape = \"one\"\nnodes = [\"t\", \"u\"]\ndirection = \"both\"", "a shape cuts both ways"),
+        ("shape = \"one\"\nnodes = [\"t\", \"u\"]\nto = \"10.0.0.2\"", "a partition of one target"),
+        ("shape = \"one\"\nnodes = [\"t\", \"u\"]\nmatch = { remote = \"replicas\" }", "say the other side"),
+        (
+            "shape = \"one\"\nnodes = [\"t\", \"i\"]\nmatch = { protocol = \"tcp\", established = true }",
+            "which an interface does not have",
+        ),
+    ] {
+        let said = partition(keys);
+        assert!(said.contains(reason), "{keys}: {said:?}");
+    }
+    for keys in [
+        "target = \"t\"\nfrom = \"replicas\"\nto = [\"10.0.0.2\", \"fd00::/64\", \"replicas\"]",
+        "target = \"t\"\nto = \"10.0.0.2\"\nmatch = { protocol = \"udp\", not = { remote = \"10.0.0.2\" } }",
+        "shape = \"one\"\nnodes = [\"t\", \"i\"]\nmatch = { protocol = \"tcp\" }\nprobability = \"50%\"",
+        "shape = \"majorities-ring\"\nnodes = [\"t\", \"u\", \"v\"]\nwhen = { for = \"100ms\", every = \"300ms\", jitter = \"50ms\" }",
+    ] {
+        assert_eq!(partition(keys), "", "{keys}");
+    }
+}
+
+/// What is said of a partition with these keys.
+fn partition(keys: &str) -> String {
+    let targets = ["t", "u", "v"].map(|name| format!("[target.{name}]\ncgroup = \"/{name}\"\n")).concat();
+    let text = format!(
+        "duration = \"1s\"\n{targets}[target.i]\ninterface = \"eth0\"\n[peers.replicas]\naddresses = [\"10.0.0.9\"]\n\
+         [[fault]]\nkind = \"network.partition\"\n{keys}\n"
+    );
+    said(&text)
 }
 
 #[test]

@@ -12,7 +12,7 @@ use injector_common::rule::{self as border, Rule};
 use injector_common::window::Window;
 
 use super::addresses::AddressSets;
-use super::{Place, PlanError, World, matching, spare, treat};
+use super::{Place, PlanError, World, matching, partition, spare, treat};
 use crate::kernel::Image;
 use crate::scenario::{Direction, Effect, Fault, Frequency, Loss, LossModel, Per, Scenario, When};
 use injector_common::treatment::TREAT_KEEPS_ORDER;
@@ -47,8 +47,9 @@ pub fn lower(scenario: &Scenario, seed: u64, world: &World) -> Result<Lowered, P
         let faults = faults_on(scenario, world, place)?;
         let mut lay_out = |way| {
             let first = lowered.image.rules.len() as u32;
-            for &(position, fault) in faults.iter().filter(|(_, f)| goes(f.direction, way)) {
-                let rule = rule_at(place, (position, fault, way), seed, world, &mut sets)?;
+            for &(position, fault, target) in faults.iter().filter(|(_, f, _)| goes(f.direction, way)) {
+                let Some(fault) = partition::narrowed(fault, target, way, seed, world) else { continue };
+                let rule = rule_at(place, (position, &fault, way), seed, world, &mut sets)?;
                 lowered.image.rules.push(rule);
                 lowered.fault_of_rule.push(position);
             }
@@ -96,18 +97,20 @@ fn levels(world: &World) -> Result<Vec<u32>, PlanError> {
     Ok(levels.into_iter().rev().collect())
 }
 
-/// The faults that strike what is at `place`: its own, and those of every cgroup above it.
+/// The faults that strike what is at `place`: its own, and those of every cgroup above it. Each with its position, and
+/// the name of the target by which it strikes.
 fn faults_on<'a>(
     scenario: &'a Scenario,
     world: &World,
     place: &Place,
-) -> Result<Vec<(usize, &'a Fault)>, PlanError> {
+) -> Result<Vec<(usize, &'a Fault, &'a str)>, PlanError> {
     let mut faults = Vec::new();
     for (position, fault) in scenario.faults.iter().enumerate() {
-        let struck =
-            world.places.get(&fault.target).ok_or_else(|| PlanError::Unresolved(fault.target.clone()))?;
-        if holds(struck, place) {
-            faults.push((position, fault));
+        for target in &fault.targets {
+            let struck = world.places.get(target).ok_or_else(|| PlanError::Unresolved(target.clone()))?;
+            if holds(struck, place) {
+                faults.push((position, fault, target.as_str()));
+            }
         }
     }
     Ok(faults)
@@ -182,6 +185,7 @@ fn rule(
     match fault.effect {
         Effect::Loss(loss) => lose(&mut rule, &loss),
         Effect::LocalDrop => rule.action = border::ACTION_LOCAL_DROP,
+        Effect::Partition(_) => rule.action = border::ACTION_LOSS,
         _ => treat::apply(&mut rule, fault, seed),
     }
     Ok(rule)

@@ -7,17 +7,20 @@ mod addresses;
 mod distribution;
 mod lower;
 mod matching;
+mod partition;
 mod rate;
 mod spare;
 mod treat;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 pub use lower::{Lowered, lower};
 pub(crate) use matching::{check_devices, device_indices, names_devices};
+pub(crate) use partition::check_nodes;
+pub use partition::words;
 pub use rate::requested;
 pub use spare::{MAX_SPARED_PORTS, unspared_ports};
 
@@ -55,6 +58,8 @@ pub struct World {
     pub places: BTreeMap<String, Place>,
     /// The networks of each `[peers]` set, names resolved.
     pub peers: BTreeMap<String, Vec<IpNet>>,
+    /// The addresses of each node of a partition.
+    pub nodes: BTreeMap<String, Vec<IpNet>>,
     /// Indices of the devices that scenarios name, in all namespaces of the targets.
     pub devices: BTreeMap<String, Vec<u32>>,
     /// TCP ports that interface-wide faults spare: the operator's SSH, the most important first.
@@ -131,6 +136,53 @@ pub enum PlanError {
         /// What can be done instead.
         remedy: &'static str,
     },
+    /// A node of a partition whose addresses nobody can tell.
+    #[error(
+        "the fault `{fault}`: the addresses of the node `{node}` are not known: {why}\n\nhint: say how the others reach it: `[peers.{node}]` with `addresses`"
+    )]
+    UnknownAddresses {
+        /// Fault.
+        fault: String,
+        /// Node.
+        node: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// Two nodes of a partition in one network namespace.
+    #[error(
+        "the fault `{fault}`: the nodes `{}` and `{}` share a network namespace, so no address is of one alone\n\nhint: say how the others reach each of them: `[peers.{}]` and `[peers.{}]` with `addresses`",
+        .nodes[0], .nodes[1], .nodes[0], .nodes[1]
+    )]
+    SharedNamespace {
+        /// Fault.
+        fault: String,
+        /// The nodes.
+        nodes: [String; 2],
+    },
+    /// Two nodes of a partition with an address in common.
+    #[error(
+        "the fault `{fault}`: the nodes `{}` and `{}` share the address {address}, so a packet to it is to neither alone\n\nhint: say how the others reach each of them: `[peers.{}]` and `[peers.{}]` with `addresses`",
+        .nodes[0], .nodes[1], .nodes[0], .nodes[1]
+    )]
+    SharedAddress {
+        /// Fault.
+        fault: String,
+        /// The nodes.
+        nodes: [String; 2],
+        /// The address.
+        address: String,
+    },
+    /// Two nodes of a partition of which one is the other, or a part of it.
+    #[error(
+        "the fault `{fault}`: the nodes `{}` and `{}` are not apart: what one sends the other sends too\n\nhint: name targets of which none holds another",
+        .nodes[0], .nodes[1]
+    )]
+    NestedNodes {
+        /// Fault.
+        fault: String,
+        /// The nodes.
+        nodes: [String; 2],
+    },
     /// The faults together keep packets back for longer than any queue does.
     #[error("the faults keep a packet back for up to {} together, and {} is the most\n\nhint: shorten delays and queues; a low rate takes long for one large packet",
         format_ns(*.longest_ns), format_ns(MAX_KEPT_BACK_NS))]
@@ -176,8 +228,10 @@ pub struct PlannedFault {
     pub id: String,
     /// Its kind.
     pub kind: &'static str,
-    /// Its target's name.
-    pub target: String,
+    /// The names of its targets: one, or the nodes of a partition.
+    pub targets: Vec<String>,
+    /// The pairs of nodes that a partition cuts off from each other.
+    pub cuts: Vec<[String; 2]>,
     /// Which way.
     pub direction: Direction,
     /// The hooks it needs.
@@ -225,7 +279,7 @@ pub enum TargetKind {
 /// Refuses a fault in a direction in which its target can't have it.
 pub fn check_directions(scenario: &Scenario, kind_of: &dyn Fn(&str) -> TargetKind) -> Result<(), PlanError> {
     for fault in scenario.faults.iter().filter(|fault| fault.direction != Direction::Egress) {
-        let on_cgroup = kind_of(&fault.target) == TargetKind::Cgroup;
+        let on_cgroup = fault.targets.iter().any(|target| kind_of(target) == TargetKind::Cgroup);
         let (problem, remedy) = if fault.effect.keeps_back() && on_cgroup {
             (
                 "can't keep back what arrives at a cgroup: its hook may only pass or drop",
@@ -258,7 +312,9 @@ pub fn check_directions(scenario: &Scenario, kind_of: &dyn Fn(&str) -> TargetKin
 /// Whether some fault on the same target keeps back what arrives there.
 fn keeps_back_what_arrives(scenario: &Scenario, fault: &Fault) -> bool {
     scenario.faults.iter().any(|other| {
-        other.target == fault.target && other.direction != Direction::Egress && other.effect.keeps_back()
+        other.targets.iter().any(|target| fault.targets.contains(target))
+            && other.direction != Direction::Egress
+            && other.effect.keeps_back()
     })
 }
 
@@ -266,27 +322,32 @@ fn keeps_back_what_arrives(scenario: &Scenario, fault: &Fault) -> bool {
 ///
 /// `kind_of` says of a target what it is.
 #[must_use]
-pub fn faults(scenario: &Scenario, kind_of: &dyn Fn(&str) -> TargetKind) -> Vec<PlannedFault> {
-    scenario.faults.iter().map(|fault| planned(fault, kind_of(&fault.target))).collect()
+pub fn faults(scenario: &Scenario, seed: u64, kind_of: &dyn Fn(&str) -> TargetKind) -> Vec<PlannedFault> {
+    let kinds = |fault: &Fault| fault.targets.iter().map(|target| kind_of(target)).collect::<Vec<_>>();
+    scenario.faults.iter().map(|fault| planned(fault, seed, &kinds(fault))).collect()
 }
 
-fn planned(fault: &Fault, kind: TargetKind) -> PlannedFault {
-    let interface = kind != TargetKind::Cgroup;
-    let mut hooks = Vec::new();
-    if fault.direction != Direction::Ingress {
-        hooks.push(if interface { Hook::DeviceEgress } else { Hook::CgroupEgress });
+fn planned(fault: &Fault, seed: u64, kinds: &[TargetKind]) -> PlannedFault {
+    let mut hooks = BTreeSet::new();
+    for kind in kinds {
+        let interface = *kind != TargetKind::Cgroup;
+        if fault.direction != Direction::Ingress {
+            hooks.insert(if interface { Hook::DeviceEgress } else { Hook::CgroupEgress });
+        }
+        if fault.direction != Direction::Egress {
+            hooks.insert(if interface { Hook::DeviceIngress } else { Hook::CgroupIngress });
+        }
     }
-    if fault.direction != Direction::Egress {
-        hooks.push(if interface { Hook::DeviceIngress } else { Hook::CgroupIngress });
-    }
+    let hooks = Vec::from_iter(hooks);
     let mut notes = notes(&hooks, &fault.effect);
-    if kind == TargetKind::Loopback && fault.direction == Direction::Both {
+    if kinds.contains(&TargetKind::Loopback) && fault.direction == Direction::Both {
         notes.push("loopback: each packet leaves and arrives here, so in both directions it is decided twice, and what is asked for as 10% is 19%; take one direction to decide it once".to_owned());
     }
     PlannedFault {
         id: fault.id.clone(),
         kind: fault.effect.kind(),
-        target: fault.target.clone(),
+        targets: fault.targets.clone(),
+        cuts: partition::cuts(fault, seed),
         direction: fault.direction,
         requested_rate: requested(fault),
         per_segment: per_segment(&fault.effect),
@@ -342,7 +403,7 @@ mod tests {
         );
         let source = crate::scenario::Source::text("t.toml", text);
         let scenario = crate::scenario::load(&source, &crate::scenario::Overrides::default()).unwrap();
-        faults(&scenario, &|_| kind)[0].notes.join("\n")
+        faults(&scenario, 1, &|_| kind)[0].notes.join("\n")
     }
 
     #[test]

@@ -70,6 +70,11 @@ pub struct FaultReport {
     pub kind: String,
     /// The hooks that carried it.
     pub mechanism: String,
+    /// The names of its targets: one, or the nodes of a partition.
+    pub targets: Vec<String>,
+    /// The pairs of nodes that a partition cut off from each other.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cuts: Vec<[String; 2]>,
     /// Packets that it meant, inside its windows.
     pub matched: u64,
     /// Packets that it struck.
@@ -120,6 +125,8 @@ pub fn fault(
         id: planned.id.clone(),
         kind: planned.kind.to_owned(),
         mechanism,
+        targets: planned.targets.clone(),
+        cuts: planned.cuts.clone(),
         matched: 0,
         injected: 0,
         segments_matched: 0,

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use owo_colors::OwoColorize as _;
 
 use super::{FaultReport, Outcome, Report};
+use crate::plan::words;
 use crate::scenario::quantity::format_ns;
 
 /// The report as text, with colours if `colour`.
@@ -60,6 +61,9 @@ fn table(text: &mut String, faults: &[FaultReport], colour: bool) {
             percent(fault.realised_rate),
             interval(fault.confidence_95),
         );
+        if !fault.cuts.is_empty() {
+            let _ = writeln!(text, "  {:width$}  {}", "", words(&fault.targets, &fault.cuts));
+        }
         let spared = [
             (fault.spared_by_limit, "spared by the limit"),
             (fault.spared_by_budget, "spared by the budget"),

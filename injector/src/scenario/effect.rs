@@ -1,9 +1,11 @@
 //! What is done to a match: one variant for each way in which the kernel half can act.
 
+use super::matching::AddressRef;
+use super::model::Direction;
 use super::quantity::{BitRate, P32};
 
 /// What is done to a match.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// The packet is lost as the network would lose it.
     Loss(Loss),
@@ -29,6 +31,8 @@ pub enum Effect {
         /// The window field's value.
         size: u16,
     },
+    /// Packets between the sides of a partition are lost.
+    Partition(Partition),
 }
 
 impl Effect {
@@ -45,6 +49,31 @@ impl Effect {
             Self::Corrupt(_) => "network.corrupt",
             Self::MarkEcn => "network.mark-ecn",
             Self::Window { .. } => "network.window",
+            Self::Partition(_) => "network.partition",
+        }
+    }
+
+    /// The targets that its own keys name, in place of `target`.
+    #[must_use]
+    pub fn nodes(&self) -> Option<&[String]> {
+        match self {
+            Self::Partition(Partition::Nodes { nodes, .. }) => Some(nodes),
+            _ => None,
+        }
+    }
+
+    /// The direction that its own keys say.
+    #[must_use]
+    pub fn direction(&self) -> Option<Direction> {
+        match self {
+            Self::Partition(Partition::Peers { from, to }) => Some(match (from.is_empty(), to.is_empty()) {
+                (false, true) => Direction::Ingress,
+                (true, _) => Direction::Egress,
+                (false, false) => Direction::Both,
+            }),
+            // Each node drops what it sends, so that what is lost is decided once.
+            Self::Partition(Partition::Nodes { .. }) => Some(Direction::Egress),
+            _ => None,
         }
     }
 
@@ -217,4 +246,47 @@ pub enum CorruptMode {
     Wire,
     /// The checksums are right, and the application gets wrong bytes.
     Silent,
+}
+
+/// Who can't reach whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Partition {
+    /// One target and others, which need not be targets.
+    Peers {
+        /// What comes from these is lost.
+        from: Vec<AddressRef>,
+        /// What goes to these is lost. Not both lists are empty.
+        to: Vec<AddressRef>,
+    },
+    /// Targets among each other.
+    Nodes {
+        /// Which of them can't reach which.
+        shape: Shape,
+        /// Names of targets, each once; at least [`Shape::least`].
+        nodes: Vec<String>,
+    },
+}
+
+/// How nodes are parted, as the nemeses of Jepsen do it (`jepsen.nemesis`). Every cut goes both ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Two halves, the smaller one first: of an odd number a minority and a majority (`partition-random-halves`).
+    Halves,
+    /// One node, and all others (`partition-random-node`).
+    One,
+    /// Two halves, and one node that both can reach (`bridge`).
+    Bridge,
+    /// Each node reaches a majority, itself included, and no two nodes the same one (`partition-majorities-ring`).
+    MajoritiesRing,
+}
+
+impl Shape {
+    /// The fewest nodes of which there is such a shape.
+    #[must_use]
+    pub const fn least(self) -> usize {
+        match self {
+            Self::Halves | Self::One => 2,
+            Self::Bridge | Self::MajoritiesRing => 3,
+        }
+    }
 }

@@ -10,9 +10,9 @@ use super::elsewhere;
 use super::model::Selector;
 use super::nearest;
 use super::quantity::clip;
-use super::read::{Read, Reader, Table as _, object_schema};
+use super::read::{Read, Reader, References, Table as _, object_schema};
 use super::source::Span;
-use super::tree::Node;
+use super::tree::{Node, Table as Tree, Value};
 use crate::kinds::{self, Kind};
 
 /// A target; `None` if its selector is wrong, which is an error already.
@@ -123,20 +123,27 @@ pub(crate) struct FaultEntry {
     pub(crate) table: FaultTable,
     pub(crate) kind: Option<&'static dyn Kind>,
     pub(crate) effect: Option<Effect>,
+    /// What its own keys name.
+    pub(crate) references: References,
 }
 
 impl Read for FaultEntry {
     fn read(node: &Node, errors: &mut Errors) -> Option<Self> {
         let mut reader = Reader::new(node, errors)?;
+        if names_targets(reader.table()) {
+            reader.excuse("target");
+        }
         let table = FaultTable::read_from(&mut reader, errors);
         let kind = table.kind.as_ref().and_then(|kind| find_kind(kind.span, &kind.value, errors));
         // Without a kind nobody knows its own keys, so none of them is called unknown.
+        let mut references = References::default();
         let effect = kind.and_then(|kind| {
             let effect = kind.read(&mut reader, errors);
+            references = std::mem::take(reader.references());
             reader.finish(elsewhere::fault, errors);
             effect
         });
-        Some(Self { table, kind, effect })
+        Some(Self { table, kind, effect, references })
     }
 
     fn schema(generator: &mut SchemaGenerator) -> Schema {
@@ -150,7 +157,22 @@ fn fault_schema(kind: &dyn Kind, generator: &mut SchemaGenerator) -> Schema {
     let mut properties = FaultTable::properties(generator);
     properties.insert("kind".to_owned(), json!({ "const": kind.name(), "description": kind.summary() }));
     properties.extend(kind.schema(generator));
-    object_schema(kind.summary(), properties, FaultTable::KEYS)
+    let mut schema = object_schema(kind.summary(), properties, FaultTable::KEYS);
+    let replacing = kind.in_place_of_target();
+    if !replacing.is_empty() {
+        schema.insert("required".to_owned(), json!(["kind"]));
+        schema.insert("oneOf".to_owned(), json!([{ "required": ["target"] }, { "required": replacing }]));
+    }
+    schema
+}
+
+/// Whether a fault that is not yet read has keys of its kind that stand in for `target`.
+pub(crate) fn names_targets(fault: &Tree) -> bool {
+    let kind = fault.get("kind").and_then(|node| match &node.value {
+        Value::Text(name) | Value::Bare(name) => kinds::find(name),
+        _ => None,
+    });
+    kind.is_some_and(|kind| kind.in_place_of_target().iter().any(|key| fault.get(key).is_some()))
 }
 
 /// The kind of a name, or an error that says whether there will be one.

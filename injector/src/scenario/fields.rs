@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
 use super::diagnostic::Errors;
-use super::matching::{Family, PortRange, TcpFlags};
+use super::matching::{AddressRef, Family, PortRange, TcpFlags};
 use super::model::Comparison;
 use super::nearest;
 use super::quantity::{P32, clip};
@@ -101,6 +101,16 @@ impl Read for Ports {
 pub(crate) enum AddressText {
     Net(IpNet),
     Name(String),
+}
+
+impl AddressText {
+    /// What it stands for.
+    pub(crate) fn reference(&self) -> AddressRef {
+        match self {
+            Self::Net(net) => AddressRef::Net(*net),
+            Self::Name(name) => AddressRef::Peers(name.clone()),
+        }
+    }
 }
 
 impl Read for AddressText {

@@ -11,7 +11,7 @@ mod document;
 mod effect;
 mod elsewhere;
 mod entries;
-mod fields;
+pub(crate) mod fields;
 mod flags;
 mod matching;
 mod model;
@@ -30,7 +30,8 @@ use schemars::generate::SchemaSettings;
 pub use diagnostic::{Class, Diagnostic, Diagnostics, Errors};
 pub use document::FaultTable;
 pub use effect::{
-    Corrupt, CorruptMode, Delay, Distribution, Effect, Loss, LossModel, Per, Queue, Rate, Reorder,
+    Corrupt, CorruptMode, Delay, Distribution, Effect, Loss, LossModel, Partition, Per, Queue, Rate, Reorder,
+    Shape,
 };
 pub use flags::Overrides;
 pub use matching::{

@@ -67,8 +67,8 @@ pub enum PeerAddress {
 pub struct Fault {
     /// Unique in the scenario; `<kind>-<n>` if the file gives none.
     pub id: String,
-    /// Name of the target.
-    pub target: String,
+    /// Names of what it strikes: one target, or the nodes of a partition.
+    pub targets: Vec<String>,
     /// What is done to a match.
     pub effect: Effect,
     /// Which way the packets go, seen from the target.

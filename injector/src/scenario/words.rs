@@ -1,6 +1,6 @@
 //! The words of the language: enums that are written as one of a few texts.
 
-use super::effect::{CorruptMode, Distribution, Per};
+use super::effect::{CorruptMode, Distribution, Per, Shape};
 use super::model::Direction;
 
 /// An enum whose values are words.
@@ -67,4 +67,14 @@ pub(crate) enum CodePoint {
 impl Word for CodePoint {
     const WHAT: &'static str = "code point";
     const WORDS: &'static [(&'static str, Self)] = &[("ce", Self::CongestionExperienced)];
+}
+
+impl Word for Shape {
+    const WHAT: &'static str = "shape";
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("halves", Self::Halves),
+        ("one", Self::One),
+        ("bridge", Self::Bridge),
+        ("majorities-ring", Self::MajoritiesRing),
+    ];
 }

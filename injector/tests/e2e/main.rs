@@ -29,6 +29,7 @@ mod model;
 mod netem;
 mod outage;
 mod packets;
+mod partition;
 mod rate;
 mod scene;
 mod segments;

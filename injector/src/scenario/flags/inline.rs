@@ -3,6 +3,7 @@
 use super::text::{Part, split, value};
 use crate::kinds::{self, Kind};
 use crate::scenario::diagnostic::Errors;
+use crate::scenario::entries::names_targets;
 use crate::scenario::quantity::clip;
 use crate::scenario::source::Span;
 use crate::scenario::tree::{Key, Node, Table, Value};
@@ -15,7 +16,7 @@ pub(super) fn add(text: &str, document: &mut Table, errors: &mut Errors) {
     let all = super::whole("--fault", text, errors);
     let Some(mut fault) = parse(all, text, errors) else { return };
     let Some(target) = command_target(all, document, errors) else { return };
-    if fault.get("target").is_none() {
+    if fault.get("target").is_none() && !names_targets(&fault) {
         let node = Node { span: all, value: Value::Text(target) };
         fault.set(Key { span: all, text: "target".to_owned() }, node);
     }

@@ -55,13 +55,31 @@ pub struct Reader<'n> {
     span: Span,
     known: Vec<&'static str>,
     unread: Vec<&'static str>,
+    excused: Option<&'static str>,
+    references: References,
+}
+
+/// Names in a table that must be defined elsewhere in the document.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct References {
+    /// Names of `[target.NAME]`.
+    pub(crate) targets: Vec<Spanned<String>>,
+    /// Names of `[peers.NAME]`.
+    pub(crate) peers: Vec<Spanned<String>>,
 }
 
 impl<'n> Reader<'n> {
     /// `None` if the value is not a table, which `errors` then has.
     pub(crate) fn new(node: &'n Node, errors: &mut Errors) -> Option<Self> {
         if let Value::Table(table) = &node.value {
-            Some(Self { table, span: node.span, known: Vec::new(), unread: Vec::new() })
+            Some(Self {
+                table,
+                span: node.span,
+                known: Vec::new(),
+                unread: Vec::new(),
+                excused: None,
+                references: References::default(),
+            })
         } else {
             errors
                 .at(node.span, format!("{} where a table belongs", node.value.describe()))
@@ -78,11 +96,21 @@ impl<'n> Reader<'n> {
         self.table
     }
 
+    /// Lets a required key be absent, since another one stands in for it.
+    pub(crate) fn excuse(&mut self, key: &'static str) {
+        self.excused = Some(key);
+    }
+
+    /// The names that were found so far, to be filled by who reads them and looked up when all are known.
+    pub(crate) const fn references(&mut self) -> &mut References {
+        &mut self.references
+    }
+
     /// Reads the value of a key. `None` if the key is not given, or not of its type.
     pub(crate) fn take<T: Read>(&mut self, key: &Key, errors: &mut Errors) -> Option<Spanned<T>> {
         self.known.push(key.name);
         let Some(node) = self.table.get(key.name) else {
-            if key.is_required {
+            if key.is_required && self.excused != Some(key.name) {
                 // The first sentence says what the key is; the rest is for those who read the reference.
                 let doc = key.doc.trim().split(". ").next().unwrap_or_default().trim_end_matches('.');
                 errors

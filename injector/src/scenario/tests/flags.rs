@@ -19,7 +19,7 @@ fn an_inline_fault_hits_the_command() {
     let scenario = inline(&["network.loss=5%", "network.local-drop:nth=3+2"]).unwrap();
     assert_eq!((scenario.name.as_str(), scenario.duration_ns), ("inline", 3_600_000_000_000));
     assert_eq!(scenario.targets["command"].selector, Selector::Command);
-    assert_eq!(scenario.faults[0].target, "command");
+    assert_eq!(scenario.faults[0].targets, ["command"]);
     assert_eq!(scenario.faults[0].frequency, Frequency::Probability("5%".parse().unwrap()));
     assert_eq!(scenario.faults[1].effect, Effect::LocalDrop);
     assert_eq!(scenario.faults[1].frequency, Frequency::Nth(Nth { first: 3, last: u64::MAX, step: 2 }));
@@ -53,7 +53,7 @@ fn inline_faults_join_those_of_a_file() {
     let overrides = Overrides { inline: vec!["network.loss=5%".to_owned()], ..Overrides::default() };
     let text = with_fault("").replace("cgroup = \"/db\"", "command = true");
     let scenario = load(&Source::text("scenario.toml", text), &overrides).unwrap();
-    assert_eq!(scenario.faults[1].target, "db");
+    assert_eq!(scenario.faults[1].targets, ["db"]);
     assert_eq!(scenario.targets.len(), 1);
 }
 

@@ -87,7 +87,10 @@ fn everything_that_can_be_said() {
     assert_eq!(scenario.peers["replicas"][3], PeerAddress::Name("replica-3.internal".to_owned()));
 
     let [wan, drop, bursts] = scenario.faults.as_slice() else { panic!("three faults") };
-    assert_eq!((wan.id.as_str(), wan.target.as_str(), wan.direction), ("wan", "db", Direction::Both));
+    assert_eq!(
+        (wan.id.as_str(), &wan.targets[..], wan.direction),
+        ("wan", &["db".to_owned()][..], Direction::Both)
+    );
     assert_eq!(wan.effect, Effect::Loss(Loss { model: LossModel::Bernoulli, per: Per::Segment }));
     assert_eq!(wan.frequency, Frequency::Probability(P32(107_374_182)));
     assert_eq!((wan.limit, wan.budget), (Some(5), Some(Budget { count: 1000, per_ns: 1_000_000_000 })));
@@ -157,7 +160,7 @@ fn expectations() {
 #[test]
 fn the_models_and_their_defaults() {
     let model = |lines: &str| {
-        let effect = read(&with_fault(lines)).unwrap().faults[0].effect;
+        let effect = read(&with_fault(lines)).unwrap().faults[0].effect.clone();
         let Effect::Loss(loss) = effect else { panic!("{effect:?}") };
         loss.model
     };

@@ -4,14 +4,20 @@ use super::{Scope, matching, when};
 use crate::scenario::diagnostic::Errors;
 use crate::scenario::document::FaultTable;
 use crate::scenario::entries::FaultEntry;
-use crate::scenario::model::{Direction, Fault, Frequency, Selector, When};
+use crate::scenario::model::{Fault, Frequency, Selector, When};
 use crate::scenario::nearest;
 use crate::scenario::quantity::clip;
+use crate::scenario::read::Spanned;
 
 /// `None` if something is missing or wrong, which `errors` then has.
 pub(super) fn fault(id: &str, entry: &FaultEntry, scope: &Scope<'_>, errors: &mut Errors) -> Option<Fault> {
     let table = &entry.table;
-    check_target(table, scope, errors);
+    for name in targets(entry) {
+        check_target(name, scope, errors);
+    }
+    for name in &entry.references.peers {
+        matching::check_peers(name.span, &name.value, scope, errors);
+    }
     let frequency = frequency(table, errors);
     let window =
         table.when.as_ref().map_or_else(When::default, |given| when::when(given, scope.duration_ns, errors));
@@ -20,16 +26,22 @@ pub(super) fn fault(id: &str, entry: &FaultEntry, scope: &Scope<'_>, errors: &mu
         let exclude = given.value.not.as_ref().map(|not| matching::exclude(not, &matcher, scope, errors));
         (matcher, exclude)
     });
-    check_established(table, scope, errors);
-    let effect = entry.effect?;
+    check_established(entry, scope, errors);
+    let effect = entry.effect.clone()?;
     if let Some(kind) = entry.kind {
         kind.check(&effect, table, errors);
     }
     Some(Fault {
         id: id.to_owned(),
-        target: table.target.as_ref()?.value.clone(),
+        targets: match effect.nodes() {
+            Some(nodes) => nodes.to_vec(),
+            None => vec![table.target.as_ref()?.value.clone()],
+        },
+        direction: effect
+            .direction()
+            .or(table.direction.as_ref().map(|direction| direction.value))
+            .unwrap_or_default(),
         effect,
-        direction: table.direction.as_ref().map_or(Direction::Egress, |direction| direction.value),
         matcher,
         exclude,
         frequency,
@@ -39,8 +51,13 @@ pub(super) fn fault(id: &str, entry: &FaultEntry, scope: &Scope<'_>, errors: &mu
     })
 }
 
-fn check_target(table: &FaultTable, scope: &Scope<'_>, errors: &mut Errors) {
-    let (Some(target), Some(targets)) = (&table.target, scope.targets) else { return };
+/// Every name of a target in a fault, where it is written.
+fn targets(entry: &FaultEntry) -> impl Iterator<Item = &Spanned<String>> {
+    entry.table.target.iter().chain(&entry.references.targets)
+}
+
+fn check_target(target: &Spanned<String>, scope: &Scope<'_>, errors: &mut Errors) {
+    let Some(targets) = scope.targets else { return };
     let names = targets.iter().map(|(key, _)| key.text.as_str());
     if names.clone().any(|name| name == target.value) {
         return;
@@ -65,14 +82,15 @@ fn frequency(table: &FaultTable, errors: &mut Errors) -> Frequency {
 }
 
 /// An interface has no sockets, so nobody knows there whether a connection is established.
-fn check_established(table: &FaultTable, scope: &Scope<'_>, errors: &mut Errors) {
-    let (Some(target), Some(given)) = (&table.target, &table.matcher) else { return };
+fn check_established(entry: &FaultEntry, scope: &Scope<'_>, errors: &mut Errors) {
+    let Some(given) = &entry.table.matcher else { return };
+    let is_target = |name: &str| targets(entry).any(|target| target.value == name);
     let is_interface = scope
         .targets
         .iter()
         .copied()
         .flatten()
-        .any(|(key, entry)| key.text == target.value && matches!(entry.0, Some(Selector::Interface(_))));
+        .any(|(key, entry)| is_target(&key.text) && matches!(entry.0, Some(Selector::Interface(_))));
     let in_not = given.value.not.as_ref().and_then(|not| not.value.established.as_ref());
     for established in given.value.established.iter().chain(in_not).filter(|_| is_interface) {
         errors

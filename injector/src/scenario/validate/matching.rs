@@ -11,6 +11,7 @@ use crate::scenario::matching::{
 use crate::scenario::nearest;
 use crate::scenario::quantity::clip;
 use crate::scenario::read::{OneOrMany, Spanned};
+use crate::scenario::source::Span;
 
 /// IP protocol number of UDP.
 const UDP: u8 = 17;
@@ -111,21 +112,21 @@ fn addresses(
     errors: &mut Errors,
 ) -> Vec<AddressRef> {
     for address in given.iter().flat_map(|given| &given.value.0) {
-        if let AddressText::Name(name) = &address.value
-            && let Some(peers) = &scope.peers
-            && !peers.contains(&name.as_str())
-        {
-            let hint = nearest::nearest(name, peers.iter().copied()).map_or_else(
-                || "an address, a network, or a set of `[peers.NAME]`, where host names go".to_owned(),
-                |near| format!("did you mean `{near}`?"),
-            );
-            errors.at(address.span, format!("unknown peers \"{}\"", clip(name))).hint(hint);
+        if let AddressText::Name(name) = &address.value {
+            check_peers(address.span, name, scope, errors);
         }
     }
-    list(given, |address| match address {
-        AddressText::Net(net) => AddressRef::Net(*net),
-        AddressText::Name(name) => AddressRef::Peers(name.clone()),
-    })
+    list(given, AddressText::reference)
+}
+
+/// Notes a name that no `[peers]` set has.
+pub(super) fn check_peers(span: Span, name: &str, scope: &Scope<'_>, errors: &mut Errors) {
+    let Some(peers) = scope.peers.as_ref().filter(|peers| !peers.contains(&name)) else { return };
+    let hint = nearest::nearest(name, peers.iter().copied()).map_or_else(
+        || "an address, a network, or a set of `[peers.NAME]`, where host names go".to_owned(),
+        |near| format!("did you mean `{near}`?"),
+    );
+    errors.at(span, format!("unknown peers \"{}\"", clip(name))).hint(hint);
 }
 
 /// Rules between keys: what can match no packet is refused.
