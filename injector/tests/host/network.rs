@@ -4,6 +4,7 @@ use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use injector::host::Undone;
+use injector::host::address;
 use injector::host::link::{self, LinkEvent, LinkWatch, attach_points};
 use injector::host::netns::{self, NetnsId};
 use injector::host::route::{Gateway, default_gateways};
@@ -53,6 +54,28 @@ fn namespaces_are_found_by_name_and_by_process_and_gone_when_gone() {
     assert!(netns::find(id).unwrap().is_some());
     process.end();
     eventually("it is gone", || netns::find(id).unwrap().is_none());
+}
+
+#[test]
+fn the_addresses_of_a_namespace_are_those_by_which_others_reach_it() {
+    if skipped_without_root() {
+        return;
+    }
+    let scratch = ScratchNetns::new("addr");
+    scratch.ip("link add v0 type veth peer name v1");
+    for device in ["v0", "v1"] {
+        scratch.ip(&format!("link set {device} addrgenmode none"));
+    }
+    scratch.ip("address add 10.1.0.1/24 dev v0");
+    scratch.ip("address add 10.1.1.1 peer 10.1.1.2 dev v0");
+    scratch.ip("address add fd01::1/64 dev v1 nodad");
+    scratch.ip("address add fe80::1:1/64 dev v0 nodad");
+    scratch.ip("link set lo up");
+    // An address that is served from here, and not one of loopback, though it is on that device.
+    scratch.ip("address add 10.1.2.1/32 dev lo");
+    let found = address::list(&mut scratch.netlink()).unwrap();
+    let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(found, ["10.1.0.1", "10.1.1.1", "10.1.2.1", "fd01::1", "fe80::1:1"]);
 }
 
 #[test]
