@@ -78,9 +78,11 @@ pub struct Target {
     pub egress: Span,
     /// Rules of packets that arrive at it.
     pub ingress: Span,
+    /// Rules of its own calls. Apart from the others, so that no packet walks through them.
+    pub calls: Span,
 }
 
-assert_layout!(Target, size 16, align 4, { egress: 0, ingress: 8 });
+assert_layout!(Target, size 24, align 4, { egress: 0, ingress: 8, calls: 16 });
 
 /// What a fault remembers, shared by its rules and by all CPUs. Changed by atomic operations alone.
 #[repr(C)]

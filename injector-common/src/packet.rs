@@ -63,6 +63,14 @@ impl Address {
         Self { words: [0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), v4] }
     }
 
+    /// Whether it is an IPv4 address in its mapped form.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_v4(&self) -> bool {
+        let [a, b, c, _] = self.words;
+        a == 0 && b == 0 && c == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+    }
+
     #[inline(always)]
     fn halves(&self) -> (u64, u64) {
         let [a, b, c, d] = self.words;

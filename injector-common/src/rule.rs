@@ -23,6 +23,8 @@ pub const ACTION_CORRUPT: u32 = 6;
 pub const ACTION_MARK_CE: u32 = 7;
 /// `Rule::action`: the TCP segment offers another window.
 pub const ACTION_WINDOW: u32 = 8;
+/// `Rule::action`: a call of the target fails.
+pub const ACTION_CONNECT: u32 = 12;
 
 /// `Rule::frequency`: every matching packet is struck.
 pub const FREQUENCY_ALWAYS: u32 = 0;
@@ -37,6 +39,8 @@ pub const FREQUENCY_MODEL: u32 = 3;
 pub const EGRESS: u32 = 0;
 /// `Rule::direction`: arrives at the target.
 pub const INGRESS: u32 = 1;
+/// `Rule::direction`: no packet yet, but a call of the target, see [`crate::call`].
+pub const CALL: u32 = 2;
 
 /// `Rule::flags`: `exclude` is given.
 pub const RULE_EXCLUDES: u32 = 1 << 0;
@@ -62,7 +66,7 @@ pub struct Rule {
     pub flags: u32,
     /// Slot of the fault: index of its state, and base of its sequences.
     pub fault: u32,
-    /// `EGRESS` or `INGRESS`.
+    /// `EGRESS`, `INGRESS` or `CALL`.
     pub direction: u32,
     /// One of the `FREQUENCY_` constants.
     pub frequency: u32,

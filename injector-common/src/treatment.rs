@@ -42,9 +42,9 @@ pub struct Treatment {
     pub flags: u32,
     /// Bytes of the link's own around each packet on the wire.
     pub overhead: u32,
-    /// Additional copies of a duplicated packet; the size of the window of a TCP segment.
+    /// Additional copies of a duplicated packet; the size of the window of a TCP segment; the errno of a call that fails.
     pub count: u32,
-    /// Bits to flip.
+    /// Bits to flip; the calls that fail, `CALL_` bits of [`crate::call`].
     pub bits: u32,
     /// Byte of the payload at which the flips begin.
     pub offset: u32,

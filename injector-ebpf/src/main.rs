@@ -4,6 +4,7 @@
 //! - `ifb`: what arrives at a device and is kept back.
 //! - `cgroup_skb`: what arrives at a cgroup's sockets.
 //! - `strike`: from a target to the verdict over one packet; every outcome is counted.
+//! - `sock_addr`: calls of a cgroup's processes that ask for a connection or an address.
 //! - `act`, `change`: what is done to a packet that stays: copied, kept back, changed.
 //! - `parse`, `maps`, `memory`: the packet's headers, the maps, the atomics in them.
 //!
@@ -32,6 +33,8 @@ mod maps;
 mod memory;
 #[cfg(target_arch = "bpf")]
 mod parse;
+#[cfg(target_arch = "bpf")]
+mod sock_addr;
 #[cfg(target_arch = "bpf")]
 mod strike;
 #[cfg(target_arch = "bpf")]

@@ -44,7 +44,7 @@ impl FaultMemory {
 }
 
 #[inline(always)]
-fn add_one(word: *mut u64) -> u64 {
+pub(crate) fn add_one(word: *mut u64) -> u64 {
     // Not `Relaxed`: LLVM 22 then emits the instruction that does not fetch, and the "old value" is the addend.
     // The kernel's JIT makes the same `lock xadd` of both.
     // SAFETY: the callers pass an aligned word inside of a map value.

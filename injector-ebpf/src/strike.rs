@@ -73,12 +73,12 @@ pub(crate) fn target_of_socket(control: &Control, skb: *mut __sk_buff) -> Option
 
 /// Whether the filter has the bit of a cgroup: false for most strangers.
 #[inline(always)]
-fn may_be_target(id: u64) -> bool {
+pub(crate) fn may_be_target(id: u64) -> bool {
     let (word, bit) = filter_place(id);
     FILTER.get(word).is_some_and(|bits| bits & bit != 0)
 }
 
-struct Tries;
+pub(crate) struct Tries;
 
 impl AddressSets for Tries {
     #[inline(always)]
@@ -146,7 +146,7 @@ fn departure_ns(skb: *mut __sk_buff, now_ns: u64) -> u64 {
 /// The time. Without windows or budgets nobody needs it finer than the kernel's tick, which costs a tenth; a
 /// deadline then holds to one tick (1 to 10 ms).
 #[inline(always)]
-fn now_ns(control: &Control) -> u64 {
+pub(crate) fn now_ns(control: &Control) -> u64 {
     // SAFETY: the helpers have no preconditions.
     unsafe {
         if control.flags & CONTROL_FINE_CLOCK == 0 { bpf_ktime_get_coarse_ns() } else { bpf_ktime_get_ns() }

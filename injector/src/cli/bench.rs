@@ -73,7 +73,7 @@ fn cases(own: &Cgroup) -> Result<Vec<Case>, Failure> {
     let hit = |rules: Vec<Rule>| {
         let count = rules.len() as u32;
         let span = Span { first: 0, count };
-        let target = Target { egress: span, ingress: span };
+        let target = Target { egress: span, ingress: span, ..Target::default() };
         image(own.level, BTreeMap::from([(own.id, target)]), rules)
     };
     let p10 = lossy(|rule| rule.frequency = FREQUENCY_PROBABILITY);
@@ -115,7 +115,7 @@ fn cases(own: &Cgroup) -> Result<Vec<Case>, Failure> {
 const LOOPBACK: u32 = 1;
 
 fn on_device(rule: &Rule) -> Image {
-    let target = Target { egress: Span { first: 0, count: 1 }, ingress: Span::default() };
+    let target = Target { egress: Span { first: 0, count: 1 }, ..Target::default() };
     let rule = Rule { direction: EGRESS, ..*rule };
     Image {
         faults: 1,
@@ -142,7 +142,7 @@ fn strangers(level: u32, count: u64) -> Image {
     let targets = (0..count)
         .map(|n| {
             let span = Span { first: n as u32, count: 1 };
-            (NO_CGROUP + n, Target { egress: span, ingress: span })
+            (NO_CGROUP + n, Target { egress: span, ingress: span, ..Target::default() })
         })
         .collect();
     let rule = lossy(|rule| rule.direction = EGRESS);

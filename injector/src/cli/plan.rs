@@ -15,7 +15,7 @@ use crate::engine::{self, Options, Prepared};
 use crate::host::cgroup::Hierarchy;
 use crate::journal::{Store, conflicts};
 use crate::kernel::attach::Rung;
-use crate::plan;
+use crate::plan::{self, Hook, PlannedFault};
 use crate::scenario::quantity::{DurationNs, format_ns};
 use crate::scenario::{self, Direction, Overrides, Scenario, Source};
 
@@ -151,7 +151,7 @@ fn as_json(prepared: &Prepared) -> serde_json::Value {
         .map(|fault| {
             json!({
                 "id": fault.id, "kind": fault.kind, "target": if let [target] = &fault.targets[..] { Some(target) } else { None }, "targets": fault.targets,
-                "cuts": fault.cuts, "direction": way(fault.direction),
+                "cuts": fault.cuts, "direction": way(fault),
                 "mechanism": fault.mechanism(prepared.rung), "requested_rate": fault.requested_rate,
                 "notes": fault.notes,
             })
@@ -190,7 +190,7 @@ fn as_text(prepared: &Prepared, colour: bool) -> String {
             bold(&fault.id),
             fault.kind,
             fault.targets.join(", "),
-            way(fault.direction)
+            way(fault)
         );
         if !fault.cuts.is_empty() {
             let words = plan::words(&fault.targets, &fault.cuts);
@@ -208,8 +208,11 @@ fn as_text(prepared: &Prepared, colour: bool) -> String {
     text
 }
 
-fn way(direction: Direction) -> &'static str {
-    match direction {
+fn way(fault: &PlannedFault) -> &'static str {
+    if fault.hooks.iter().any(|hook| Hook::CALLS.contains(hook)) {
+        return "calls";
+    }
+    match fault.direction {
         Direction::Egress => "egress",
         Direction::Ingress => "ingress",
         Direction::Both => "both directions",

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::programs::cgroup_skb::CgroupSkbLink;
+use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
 use aya::programs::tc::{SchedClassifierLink, qdisc_add_clsact};
 
 use super::detour::Detour;
@@ -70,6 +71,7 @@ pub(super) struct Attachments {
     /// What packets of cgroup targets wait in, if any do.
     queue: Option<Queue>,
     cgroups: Vec<CgroupSkbLink>,
+    calls: Vec<CgroupSockAddrLink>,
     namespaces: BTreeMap<NetnsId, Namespace>,
     devices: Vec<SchedClassifierLink>,
 }
@@ -84,6 +86,7 @@ impl Attachments {
             per_segment,
             queue,
             cgroups: Vec::new(),
+            calls: Vec::new(),
             namespaces: BTreeMap::new(),
             devices: Vec::new(),
         }
@@ -98,6 +101,18 @@ impl Attachments {
     ) -> Result<(), EngineError> {
         self.cgroups.push(attach::cgroup_ingress(kernel, directory, path)?);
         kill_point("cgroup attached");
+        Ok(())
+    }
+
+    /// Attaches a program to the calls of a cgroup's processes.
+    pub(super) fn attach_call(
+        &mut self,
+        kernel: &mut Kernel,
+        program: &'static str,
+        (directory, path): (&std::fs::File, &str),
+    ) -> Result<(), EngineError> {
+        self.calls.push(attach::cgroup_call(kernel, program, directory, path)?);
+        kill_point("calls attached");
         Ok(())
     }
 

@@ -84,7 +84,7 @@ fn place_of(cgroup: &Cgroup) -> Place {
     Place::Cgroup { path: cgroup.path.clone(), id: cgroup.id, level: cgroup.level }
 }
 
-/// Attaches the ingress program to the outermost cgroups that are struck there: the program finds the
+/// Attaches the programs of cgroups, each to the outermost ones that are struck by its hook: the program finds the
 /// innermost target itself, and must not run twice.
 pub(super) fn attach_cgroups(
     prepared: &Prepared,
@@ -92,25 +92,36 @@ pub(super) fn attach_cgroups(
     hands: &mut Hands<'_>,
     attachments: &mut Attachments,
 ) -> Result<(), EngineError> {
+    let hierarchy = Hierarchy::find()?;
+    let open = |path| File::open(hierarchy.directory(path)).map_err(EngineError::Runtime);
+    for path in outermost(prepared, places, Hook::CgroupIngress) {
+        attachments.attach_cgroup(hands.kernel, &open(path)?, path)?;
+    }
+    for (hook, pair) in Hook::CALLS.into_iter().zip([programs::CONNECT, programs::BIND, programs::SENDMSG]) {
+        for path in outermost(prepared, places, hook) {
+            let directory = open(path)?;
+            for program in pair {
+                attachments.attach_call(hands.kernel, program, (&directory, path))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The cgroups that are struck by a hook, but for those below another one.
+fn outermost<'a>(prepared: &Prepared, places: &'a BTreeMap<String, Place>, hook: Hook) -> Vec<&'a String> {
     let struck: BTreeSet<&String> = prepared
         .faults
         .iter()
-        .filter(|fault| fault.hooks.contains(&Hook::CgroupIngress))
+        .filter(|fault| fault.hooks.contains(&hook))
         .flat_map(|fault| &fault.targets)
         .filter_map(|target| match places.get(target) {
             Some(Place::Cgroup { path, .. }) => Some(path),
             _ => None,
         })
         .collect();
-    let hierarchy = Hierarchy::find()?;
-    for path in &struck {
-        if struck.iter().any(|other| is_below(other, path)) {
-            continue;
-        }
-        let directory = File::open(hierarchy.directory(path)).map_err(EngineError::Runtime)?;
-        attachments.attach_cgroup(hands.kernel, &directory, path)?;
-    }
-    Ok(())
+    let is_inner = |path: &str| struck.iter().any(|other| is_below(other, path));
+    struck.iter().copied().filter(|path| !is_inner(path)).collect()
 }
 
 /// Attaches to the devices that are struck as a whole.

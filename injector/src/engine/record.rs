@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use aya::maps::{MapData, RingBuf};
 use injector_common::event::Event;
 use injector_common::packet::Address;
-use injector_common::rule::EGRESS;
+use injector_common::rule::{EGRESS, INGRESS};
 use serde::Serialize;
 
 use super::error::EngineError;
@@ -68,7 +68,11 @@ fn decision<'a>(event: &Event, faults: &'a [String]) -> Decision<'a> {
     Decision {
         time_ns: event.time_ns,
         fault: faults.get(event.fault as usize).map_or("?", String::as_str),
-        direction: if event.direction == EGRESS { "egress" } else { "ingress" },
+        direction: match event.direction {
+            EGRESS => "egress",
+            INGRESS => "ingress",
+            _ => "call",
+        },
         outcome: match event.outcome {
             1 => "matched",
             2 => "injected",

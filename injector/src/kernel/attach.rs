@@ -7,6 +7,7 @@
 use std::os::fd::AsFd;
 
 use aya::programs::cgroup_skb::CgroupSkbLink;
+use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, LinkOrder, TcAttachType};
 
@@ -108,4 +109,20 @@ pub fn cgroup_ingress(
         .attach(cgroup, CgroupSkbAttachType::Ingress, CgroupAttachMode::Single)
         .map_err(|e| KernelError::attach(program, place(), &e))?;
     cgroup_skb.take_link(link).map_err(|e| KernelError::attach(program, place(), &e))
+}
+
+/// Attaches a program to the calls of a cgroup's processes.
+pub fn cgroup_call(
+    kernel: &mut Kernel,
+    program: &'static str,
+    cgroup: impl AsFd,
+    path: &str,
+) -> Result<CgroupSockAddrLink, KernelError> {
+    let place = || format!("the cgroup {path} (calls)");
+    let sock_addr = kernel.cgroup_sock_addr(program)?;
+    let link = sock_addr
+        // As above: a link without a flag goes beside those of others.
+        .attach(cgroup, CgroupAttachMode::Single)
+        .map_err(|e| KernelError::attach(program, place(), &e))?;
+    sock_addr.take_link(link).map_err(|e| KernelError::attach(program, place(), &e))
 }

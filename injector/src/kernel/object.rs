@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
-use aya::programs::{CgroupSkb, SchedClassifier};
+use aya::programs::{CgroupSkb, CgroupSockAddr, SchedClassifier};
 use aya::{Ebpf, VerifierLogLevel, include_bytes_aligned};
 use injector_common::layout::{
     AddressKey, Control, Counters, FaultState, MAX_LEVELS, SET_BITS, Target, filter_place,
@@ -181,6 +181,16 @@ impl Kernel {
     pub fn cgroup_skb(&mut self, name: &'static str) -> Result<&mut CgroupSkb, KernelError> {
         let program = self.ebpf.program_mut(name).ok_or(KernelError::Missing { name })?;
         let program: &mut CgroupSkb = program.try_into().map_err(|e| KernelError::program(name, e))?;
+        if program.fd().is_err() {
+            program.load().map_err(|e| KernelError::program(name, e))?;
+        }
+        Ok(program)
+    }
+
+    /// A program of a cgroup's calls, loaded.
+    pub fn cgroup_sock_addr(&mut self, name: &'static str) -> Result<&mut CgroupSockAddr, KernelError> {
+        let program = self.ebpf.program_mut(name).ok_or(KernelError::Missing { name })?;
+        let program: &mut CgroupSockAddr = program.try_into().map_err(|e| KernelError::program(name, e))?;
         if program.fd().is_err() {
             program.load().map_err(|e| KernelError::program(name, e))?;
         }

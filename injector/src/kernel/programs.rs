@@ -35,6 +35,13 @@ pub const DEVICE_IN: Classifier = Classifier { ethernet: "injector_dev_in", any:
 /// What has arrived at a device, on its way round by an ifb.
 pub const DEVICE_IN_ROUND: Classifier = Classifier { ethernet: "injector_ifb", any: "injector_ifb_any" };
 
+/// connect(2) to IPv4 and to IPv6 addresses.
+pub const CONNECT: [&str; 2] = ["injector_connect4", "injector_connect6"];
+/// bind(2), likewise.
+pub const BIND: [&str; 2] = ["injector_bind4", "injector_bind6"];
+/// UDP sends that name an address, likewise.
+pub const SENDMSG: [&str; 2] = ["injector_sendmsg4", "injector_sendmsg6"];
+
 /// Does nothing, at traffic control: for trials, and for comparison.
 pub const EMPTY: &str = "injector_empty";
 
@@ -68,6 +75,7 @@ fn report(kernel: &mut Kernel, name: String) -> ProgramReport {
     let (kind, loaded) = match program {
         Program::SchedClassifier(p) => ("sched_cls", p.load()),
         Program::CgroupSkb(p) => ("cgroup_skb", p.load()),
+        Program::CgroupSockAddr(p) => ("cgroup_sock_addr", p.load()),
         _ => return refused(name, "unknown", "injector has no use for this type".to_owned()),
     };
     if let Err(error) = loaded {

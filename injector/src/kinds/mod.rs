@@ -3,6 +3,7 @@
 //! What every fault has in common (target, direction, match, frequency, window) is the scenario language's and lives
 //! in `scenario`. What a kind does in the kernel lives in the eBPF crate and in the plan.
 
+mod network_connect;
 mod network_corrupt;
 mod network_delay;
 mod network_duplicate;
@@ -75,12 +76,13 @@ pub static KINDS: &[&dyn Kind] = &[
     &network_mark_ecn::NetworkMarkEcn,
     &network_window::NetworkWindow,
     &network_partition::NetworkPartition,
+    &network_connect::NetworkConnect,
 ];
 
 /// The kinds that the language has and this version has not: asking for one is not a slip.
 #[rustfmt::skip]
 pub static PLANNED: &[&str] = &[
-    "network.reset", "network.reject", "network.connect", "network.dns", "network.link", "io.error", "io.delay", "io.short", "io.lost", "io.corrupt", "syscall.error", "syscall.delay",
+    "network.reset", "network.reject", "network.dns", "network.link", "io.error", "io.delay", "io.short", "io.lost", "io.corrupt", "syscall.error", "syscall.delay",
     "syscall.signal", "process.pause", "process.stop", "process.kill", "process.throttle", "process.memory",
     "clock.offset", "clock.drift", "clock.freeze", "clock.strobe", "clock.leap", "clock.uncertainty",
 ];

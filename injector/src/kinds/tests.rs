@@ -156,6 +156,59 @@ fn what_can_not_be_meant_is_refused_with_the_reason() {
         ("kind = \"network.duplicate\"\ncopies = 9", "1 to 8"),
         ("kind = \"network.corrupt\"\nbits = 2", "`bits` goes with mode = \"silent\""),
         ("kind = \"network.mark-ecn\"\ncodepoint = \"ect0\"", "unknown code point"),
+        ("kind = \"network.connect\"", "`errno` is missing"),
+        ("kind = \"network.connect\"\nerrno = \"ECONREFUSED\"", "did you mean `ECONNREFUSED`?"),
+        ("kind = \"network.connect\"\nerrno = \"refused\"", "unknown errno \"refused\""),
+        ("kind = \"network.connect\"\nerrno = \"ERESTARTSYS\"", "is the kernel's own errno"),
+        ("kind = \"network.connect\"\nerrno = 512", "is the kernel's own errno"),
+        ("kind = \"network.connect\"\nerrno = 530", "is the kernel's own errno"),
+        ("kind = \"network.connect\"\nerrno = 134", "the errno 134 is out of range"),
+        ("kind = \"network.connect\"\nerrno = 0", "the errno 0 is out of range"),
+        ("kind = \"network.connect\"\nerrno = -111", "the errno -111 is out of range"),
+        ("kind = \"network.connect\"\nerrno = 41", "41 is the number of no errno"),
+        (
+            "kind = \"network.connect\"\nerrno = 111\noperations = [\"connect\", \"accept\"]",
+            "`accept` can't be made to fail",
+        ),
+        ("kind = \"network.connect\"\nerrno = 111\noperations = \"bnd\"", "did you mean `bind`?"),
+        ("kind = \"network.connect\"\nerrno = 111\noperations = []", "an empty list means nothing"),
+        ("kind = \"network.connect\"\nerrno = 111\ndirection = \"egress\"", "a call has no direction"),
+        (
+            "kind = \"network.connect\"\nerrno = 111\nmatch = { length = \">= 9\" }",
+            "`length` is asked of packets",
+        ),
+        (
+            "kind = \"network.connect\"\nerrno = 111\nmatch = { not = { interface = \"lo\" } }",
+            "`interface` is asked of packets",
+        ),
+        (
+            "kind = \"network.connect\"\nerrno = 111\nmatch = { protocol = \"tcp\", established = false }",
+            "`established` is asked of packets",
+        ),
+        (
+            "kind = \"network.connect\"\nerrno = 111\nmatch = { local_port = 80 }",
+            "`local_port` with `connect` or `sendmsg`",
+        ),
+        (
+            "kind = \"network.connect\"\nerrno = 98\noperations = \"bind\"\nmatch = { remote = \"10.0.0.1\" }",
+            "`remote` with `bind`",
+        ),
+        (
+            "kind = \"network.connect\"\nerrno = 98\noperations = [\"bind\", \"connect\"]\nmatch = { remote_port = 80 }",
+            "`remote_port` with `bind`",
+        ),
+        (
+            "kind = \"network.connect\"\nerrno = 1\noperations = [\"connect\", \"sendmsg\"]\nmatch = { protocol = \"tcp\" }",
+            "no call of `sendmsg` is of such a protocol",
+        ),
+        (
+            "kind = \"network.connect\"\nerrno = 111\nmatch = { protocol = [\"tcp\", 132] }",
+            "asks no program of a cgroup in such calls",
+        ),
+        (
+            "kind = \"network.connect\"\nerrno = 98\noperations = \"bind\"\nmatch = { protocol = \"icmp\" }",
+            "asks no program of a cgroup in such calls",
+        ),
         ("kind = \"network.window\"", "only TCP has a receive window"),
         ("kind = \"network.window\"\nmatch = { protocol = \"udp\" }", "only TCP has a receive window"),
     ] {
@@ -227,7 +280,20 @@ fn the_smallest_form_of_each_kind_is_enough() {
         "kind = \"network.corrupt\"",
         "kind = \"network.mark-ecn\"",
         "kind = \"network.window\"\nmatch = { protocol = \"tcp\" }",
+        "kind = \"network.connect\"\nerrno = \"ECONNREFUSED\"",
+        "kind = \"network.connect\"\nerrno = 111\nmatch = { protocol = \"tcp\", remote = \"10.0.0.1\", family = 4 }",
+        "kind = \"network.connect\"\nerrno = \"ENOTSUP\"\noperations = [\"connect\", \"bind\", \"sendmsg\"]",
+        "kind = \"network.connect\"\nerrno = 98\noperations = \"bind\"\nmatch = { local_port = 80, local = \"::1\" }",
     ] {
         assert_eq!(complaint(keys), "", "{keys}");
     }
+}
+
+#[test]
+fn an_interface_makes_no_calls() {
+    let text = "duration = \"1s\"\n[target.t]\ninterface = \"lo\"\n[[fault]]\ntarget = \"t\"\nkind = \"network.connect\"\n\
+                errno = 111\n";
+    let errors = load(&Source::text("t.toml", text), &Overrides::default()).unwrap_err();
+    let said = errors.render(false);
+    assert!(said.contains("and an interface makes none") && said.contains("[t.toml:5:10]"), "{said}");
 }

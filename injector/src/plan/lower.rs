@@ -29,7 +29,7 @@ pub struct Lowered {
 /// Lays a scenario out in the kernel's form.
 ///
 /// The rules of a target are those of its own faults and those of every target whose cgroup holds it, in
-/// the order of the file, egress before ingress.
+/// the order of the file, egress before ingress, and calls last.
 pub fn lower(scenario: &Scenario, seed: u64, world: &World) -> Result<Lowered, PlanError> {
     let mut sets = AddressSets::default();
     let mut lowered = Lowered {
@@ -47,7 +47,7 @@ pub fn lower(scenario: &Scenario, seed: u64, world: &World) -> Result<Lowered, P
         let faults = faults_on(scenario, world, place)?;
         let mut lay_out = |way| {
             let first = lowered.image.rules.len() as u32;
-            for &(position, fault, target) in faults.iter().filter(|(_, f, _)| goes(f.direction, way)) {
+            for &(position, fault, target) in faults.iter().filter(|(_, f, _)| goes(f, way)) {
                 let Some(fault) = partition::narrowed(fault, target, way, seed, world) else { continue };
                 let rule = rule_at(place, (position, &fault, way), seed, world, &mut sets)?;
                 lowered.image.rules.push(rule);
@@ -55,9 +55,10 @@ pub fn lower(scenario: &Scenario, seed: u64, world: &World) -> Result<Lowered, P
             }
             Ok(Span { first, count: lowered.image.rules.len() as u32 - first })
         };
-        let spans = [lay_out(Direction::Egress)?, lay_out(Direction::Ingress)?];
-        check_rules(name, &spans)?;
-        let target = Target { egress: spans[0], ingress: spans[1] };
+        let [egress, ingress, calls] =
+            [lay_out(border::EGRESS)?, lay_out(border::INGRESS)?, lay_out(border::CALL)?];
+        check_rules(name, &[egress, ingress, calls])?;
+        let target = Target { egress, ingress, calls };
         match place {
             Place::Cgroup { id, .. } => drop(lowered.image.targets.insert(*id, target)),
             Place::Interface { index, .. } => drop(lowered.image.interfaces.insert(*index, target)),
@@ -127,11 +128,17 @@ fn holds(outer: &Place, inner: &Place) -> bool {
     }
 }
 
-fn goes(direction: Direction, way: Direction) -> bool {
-    direction == Direction::Both || direction == way
+/// Whether a fault has a rule for packets of a direction, or for calls.
+fn goes(fault: &Fault, way: u32) -> bool {
+    match (way, fault.effect.calls()) {
+        (border::CALL, calls) => calls.is_some(),
+        (_, Some(_)) => false,
+        (border::EGRESS, None) => fault.direction != Direction::Ingress,
+        (_, None) => fault.direction != Direction::Egress,
+    }
 }
 
-fn check_rules(target: &str, spans: &[Span; 2]) -> Result<(), PlanError> {
+fn check_rules(target: &str, spans: &[Span; 3]) -> Result<(), PlanError> {
     match spans.iter().find(|span| span.count > MAX_RULES_PER_TARGET) {
         Some(span) => Err(PlanError::TooManyRules {
             target: target.to_owned(),
@@ -142,16 +149,16 @@ fn check_rules(target: &str, spans: &[Span; 2]) -> Result<(), PlanError> {
     }
 }
 
-/// The rule of one fault in one direction, for what is at `place`.
+/// The rule of one fault in one direction, or for calls, for what is at `place`.
 fn rule_at(
     place: &Place,
-    (position, fault, way): (usize, &Fault, Direction),
+    (position, fault, way): (usize, &Fault, u32),
     seed: u64,
     world: &World,
     sets: &mut AddressSets,
 ) -> Result<Rule, PlanError> {
     let mut rule = rule(fault, position as u32, seed, world, sets)?;
-    rule.direction = if way == Direction::Egress { border::EGRESS } else { border::INGRESS };
+    rule.direction = way;
     if matches!(place, Place::Interface { .. }) {
         spare::apply(&mut rule, fault, world, sets);
     }

@@ -272,3 +272,29 @@ fn what_the_kernel_has_no_room_for_is_refused() {
     let error = lower(&scenario(&fault("wan", "")), SEED, &nowhere).unwrap_err();
     assert_eq!(error, PlanError::Unresolved("wan".to_owned()));
 }
+
+#[test]
+fn calls_are_a_span_of_their_own_with_the_errno_and_the_operations() {
+    let refuse = |target: &str, keys: &str| {
+        format!(
+            "[[fault]]\ntarget = \"{target}\"\nkind = \"network.connect\"\nerrno = \"ECONNREFUSED\"\n{keys}\n"
+        )
+    };
+    let all = refuse("db", "operations = [\"connect\", \"bind\", \"sendmsg\"]");
+    let faults = refuse("app", "") + &fault("db", "direction = \"both\"") + &all;
+    let lowered = lowered(&faults);
+    let [app, db] = [APP, DB].map(|id| lowered.image.targets[&id]);
+    assert_eq!([app, db].map(|target| of(&lowered, target.egress)), [vec![], vec![1]]);
+    assert_eq!([app, db].map(|target| of(&lowered, target.ingress)), [vec![], vec![1]]);
+    assert_eq!([app, db].map(|target| of(&lowered, target.calls)), [vec![0], vec![0, 2]]);
+    let first = db.calls.first as usize;
+    let shown = |rule: &Rule| (rule.action, rule.direction, rule.treatment.count, rule.treatment.bits);
+    let shown: Vec<_> = lowered.image.rules[first..first + 2].iter().map(shown).collect();
+    assert_eq!(
+        shown,
+        [
+            (border::ACTION_CONNECT, border::CALL, 111, 0b1),
+            (border::ACTION_CONNECT, border::CALL, 111, 0b111)
+        ]
+    );
+}

@@ -25,6 +25,7 @@ pub use rate::requested;
 pub use spare::{MAX_SPARED_PORTS, unspared_ports};
 
 use crate::kernel::attach::Rung;
+use crate::scenario::errno;
 use crate::scenario::quantity::format_ns;
 use crate::scenario::{CorruptMode, Direction, Effect, Fault, Per, Scenario};
 
@@ -219,6 +220,17 @@ pub enum Hook {
     DeviceEgress,
     /// Traffic control, ingress, of one device.
     DeviceIngress,
+    /// The connect(2) of a cgroup's processes.
+    CgroupConnect,
+    /// The bind(2) of a cgroup's processes.
+    CgroupBind,
+    /// The UDP sends of a cgroup's processes that name an address.
+    CgroupSendmsg,
+}
+
+impl Hook {
+    /// The hooks of calls instead of packets.
+    pub const CALLS: [Self; 3] = [Self::CgroupConnect, Self::CgroupBind, Self::CgroupSendmsg];
 }
 
 /// What a fault will be: what `injector plan` prints.
@@ -256,6 +268,9 @@ impl PlannedFault {
             Hook::DeviceIngress if self.longest_ns > 0 => "ifb".to_owned(),
             Hook::DeviceIngress => format!("tc ingress ({})", rung.name()),
             Hook::CgroupIngress => "cgroup_skb ingress".to_owned(),
+            Hook::CgroupConnect => "cgroup connect".to_owned(),
+            Hook::CgroupBind => "cgroup bind".to_owned(),
+            Hook::CgroupSendmsg => "cgroup sendmsg".to_owned(),
         };
         let mut names = self.hooks.iter().map(name).collect::<Vec<_>>();
         if self.longest_ns > 0 {
@@ -327,7 +342,17 @@ pub fn faults(scenario: &Scenario, seed: u64, kind_of: &dyn Fn(&str) -> TargetKi
     scenario.faults.iter().map(|fault| planned(fault, seed, &kinds(fault))).collect()
 }
 
-fn planned(fault: &Fault, seed: u64, kinds: &[TargetKind]) -> PlannedFault {
+/// The hooks that a fault needs, on all its targets together.
+fn hooks_of(fault: &Fault, kinds: &[TargetKind]) -> Vec<Hook> {
+    if let Some(refusal) = fault.effect.calls() {
+        let given = [refusal.connect, refusal.bind, refusal.sendmsg];
+        return Hook::CALLS
+            .into_iter()
+            .zip(given)
+            .filter(|(_, fails)| *fails)
+            .map(|(hook, _)| hook)
+            .collect();
+    }
     let mut hooks = BTreeSet::new();
     for kind in kinds {
         let interface = *kind != TargetKind::Cgroup;
@@ -338,7 +363,11 @@ fn planned(fault: &Fault, seed: u64, kinds: &[TargetKind]) -> PlannedFault {
             hooks.insert(if interface { Hook::DeviceIngress } else { Hook::CgroupIngress });
         }
     }
-    let hooks = Vec::from_iter(hooks);
+    Vec::from_iter(hooks)
+}
+
+fn planned(fault: &Fault, seed: u64, kinds: &[TargetKind]) -> PlannedFault {
+    let hooks = hooks_of(fault, kinds);
     let mut notes = notes(&hooks, &fault.effect);
     if kinds.contains(&TargetKind::Loopback) && fault.direction == Direction::Both {
         notes.push("loopback: each packet leaves and arrives here, so in both directions it is decided twice, and what is asked for as 10% is 19%; take one direction to decide it once".to_owned());
@@ -376,6 +405,27 @@ fn notes(hooks: &[Hook], effect: &Effect) -> Vec<String> {
     }
     if effect.keeps_back() && hooks.contains(&Hook::DeviceIngress) {
         notes.push("ingress: all that arrives at the device, and that no other filter takes, goes through an ifb of ours and waits there in an fq; captures see it before it waits".to_owned());
+    }
+    if let Some(refusal) = effect.calls() {
+        notes.push(format!("calls fail with {}, before anything else is done; sockets that were made in another cgroup are not hit", errno::name(refusal.errno)));
+    }
+    for (hook, note) in [
+        (
+            Hook::CgroupConnect,
+            "connect: TCP and UDP, blocking or not, by whatever call it is made; no packet leaves, and connections that are there go on",
+        ),
+        (
+            Hook::CgroupBind,
+            "bind: TCP and UDP sockets; the port that a socket gets by itself when it connects or sends is no bind",
+        ),
+        (
+            Hook::CgroupSendmsg,
+            "sendmsg: UDP sends that name an address; what goes out on a connected UDP socket, by send or write, does not come by",
+        ),
+    ] {
+        if hooks.contains(&hook) {
+            notes.push(note.to_owned());
+        }
     }
     match effect {
         Effect::Corrupt(corrupt) if corrupt.mode == CorruptMode::Wire => notes.push("wire: the checksum of the IPv4 header is broken, or the version of IPv6; where a super-packet is segmented behind us, in hardware or by the stack, the header is written anew and is right again (`ip link set DEV gso_max_segs 1` avoids it)".to_owned()),

@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use injector_common::draw::{self, PURPOSE_PARTITION};
+use injector_common::rule as border;
 use ipnet::IpNet;
 
 use super::{PlanError, World};
-use crate::scenario::{AddressRef, Direction, Effect, Fault, Match, Partition, Shape};
+use crate::scenario::{AddressRef, Effect, Fault, Match, Partition, Shape};
 
 /// Two nodes that can't reach each other, by their numbers, the lower one first.
 type Pair = (usize, usize);
@@ -128,13 +129,13 @@ pub(crate) fn check_nodes(
 pub(super) fn narrowed<'f>(
     fault: &'f Fault,
     target: &str,
-    way: Direction,
+    way: u32,
     seed: u64,
     world: &World,
 ) -> Option<Cow<'f, Fault>> {
     let Effect::Partition(partition) = &fault.effect else { return Some(Cow::Borrowed(fault)) };
     let remote = match partition {
-        Partition::Peers { from, .. } if way == Direction::Ingress => from.clone(),
+        Partition::Peers { from, .. } if way == border::INGRESS => from.clone(),
         Partition::Peers { to, .. } => to.clone(),
         Partition::Nodes { .. } => {
             let cuts = cuts(fault, seed);

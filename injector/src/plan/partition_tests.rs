@@ -1,3 +1,4 @@
+use crate::scenario::Direction;
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
@@ -173,7 +174,7 @@ fn a_node_that_is_cut_off_from_nobody_has_no_rule() {
         ..World::default()
     };
     for node in ["a", "b", "c"] {
-        let narrowed = narrowed(fault, node, Direction::Egress, 1, &world);
+        let narrowed = narrowed(fault, node, border::EGRESS, 1, &world);
         let others: Vec<AddressRef> =
             cut_off(&cuts, node).into_iter().map(|other| AddressRef::Net(world.nodes[other][0])).collect();
         assert_eq!(
@@ -193,5 +194,5 @@ fn each_way_has_its_own_other_side() {
     let fault = &scenario.faults[0];
     assert_eq!(fault.direction, Direction::Both);
     let remote = |way| narrowed(fault, "a", way, 1, &World::default()).unwrap().matcher.remote.len();
-    assert_eq!((remote(Direction::Ingress), remote(Direction::Egress)), (1, 2));
+    assert_eq!((remote(border::INGRESS), remote(border::EGRESS)), (1, 2));
 }

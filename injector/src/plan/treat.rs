@@ -1,12 +1,13 @@
 //! Effects that keep the packet as treatments in the kernel's form.
 
+use injector_common::call;
 use injector_common::draw::{self, PURPOSE_VALUE};
 use injector_common::frequency::Nth;
 use injector_common::rule::{self as border, Rule};
 use injector_common::treatment::{self as treat, Treatment};
 
 use super::{Lowered, distribution};
-use crate::scenario::{Corrupt, CorruptMode, Delay, Effect, Fault, Queue, Rate, Reorder, Scenario};
+use crate::scenario::{Corrupt, CorruptMode, Delay, Effect, Fault, Queue, Rate, Refusal, Reorder, Scenario};
 
 /// Packets of this size may be in transmission when another one arrives.
 const LARGEST_PACKET_BYTES: u64 = 65_536;
@@ -27,6 +28,7 @@ pub(super) fn apply(rule: &mut Rule, fault: &Fault, seed: u64) {
         Effect::Duplicate { copies } => (border::ACTION_DUPLICATE, Treatment { count: copies, ..plain }),
         Effect::Corrupt(corrupt) => (border::ACTION_CORRUPT, corrupted(plain, &corrupt)),
         Effect::MarkEcn => (border::ACTION_MARK_CE, plain),
+        Effect::Connect(refusal) => (border::ACTION_CONNECT, refused(plain, &refusal)),
         Effect::Window { size } => (border::ACTION_WINDOW, Treatment { count: u32::from(size), ..plain }),
     };
     rule.action = action;
@@ -74,6 +76,16 @@ fn corrupted(plain: Treatment, corrupt: &Corrupt) -> Treatment {
     let placed = if corrupt.offset.is_some() { treat::TREAT_OFFSET } else { 0 };
     let offset = corrupt.offset.unwrap_or(0);
     Treatment { flags: wire | placed, bits: corrupt.bits, offset, ..plain }
+}
+
+fn refused(plain: Treatment, refusal: &Refusal) -> Treatment {
+    let calls = [
+        (call::CALL_CONNECT, refusal.connect),
+        (call::CALL_BIND, refusal.bind),
+        (call::CALL_SENDMSG, refusal.sendmsg),
+    ];
+    let bits = calls.iter().filter(|(_, fails)| *fails).map(|(bit, _)| bit).sum();
+    Treatment { count: refusal.errno.unsigned_abs(), bits, ..plain }
 }
 
 /// Lays out the tables of all distributions, and tells each rule where its own is.

@@ -33,6 +33,8 @@ pub enum Effect {
     },
     /// Packets between the sides of a partition are lost.
     Partition(Partition),
+    /// A call of the target fails, before there is any packet.
+    Connect(Refusal),
 }
 
 impl Effect {
@@ -50,6 +52,7 @@ impl Effect {
             Self::MarkEcn => "network.mark-ecn",
             Self::Window { .. } => "network.window",
             Self::Partition(_) => "network.partition",
+            Self::Connect(_) => "network.connect",
         }
     }
 
@@ -81,6 +84,15 @@ impl Effect {
     #[must_use]
     pub const fn keeps_back(&self) -> bool {
         matches!(self, Self::Delay(_) | Self::Reorder(_) | Self::Rate(_))
+    }
+
+    /// The calls that it strikes instead of packets.
+    #[must_use]
+    pub const fn calls(&self) -> Option<&Refusal> {
+        match self {
+            Self::Connect(refusal) => Some(refusal),
+            _ => None,
+        }
     }
 
     /// Whether the packet is changed or copied.
@@ -236,6 +248,19 @@ pub struct Corrupt {
     pub bits: u32,
     /// Byte of the payload at which the flips begin; `None` draws each.
     pub offset: Option<u32>,
+}
+
+/// Calls that fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// With which errno, 1 to 133.
+    pub errno: i32,
+    /// connect(2) fails.
+    pub connect: bool,
+    /// bind(2) fails.
+    pub bind: bool,
+    /// UDP sends that name an address fail.
+    pub sendmsg: bool,
 }
 
 /// Whether a corruption is noticed.

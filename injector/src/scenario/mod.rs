@@ -11,6 +11,7 @@ mod document;
 mod effect;
 mod elsewhere;
 mod entries;
+pub(crate) mod errno;
 pub(crate) mod fields;
 mod flags;
 mod matching;
@@ -29,9 +30,10 @@ use schemars::generate::SchemaSettings;
 
 pub use diagnostic::{Class, Diagnostic, Diagnostics, Errors};
 pub use document::FaultTable;
+pub(crate) use document::MatchTable;
 pub use effect::{
-    Corrupt, CorruptMode, Delay, Distribution, Effect, Loss, LossModel, Partition, Per, Queue, Rate, Reorder,
-    Shape,
+    Corrupt, CorruptMode, Delay, Distribution, Effect, Loss, LossModel, Partition, Per, Queue, Rate, Refusal,
+    Reorder, Shape,
 };
 pub use flags::Overrides;
 pub use matching::{

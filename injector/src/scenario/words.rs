@@ -58,6 +58,25 @@ impl Word for CorruptMode {
     const WORDS: &'static [(&'static str, Self)] = &[("wire", Self::Wire), ("silent", Self::Silent)];
 }
 
+/// A call of a program that can fail, or that one might expect to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Connect,
+    Bind,
+    Sendmsg,
+    Accept,
+}
+
+impl Word for Operation {
+    const WHAT: &'static str = "operation";
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("connect", Self::Connect),
+        ("bind", Self::Bind),
+        ("sendmsg", Self::Sendmsg),
+        ("accept", Self::Accept),
+    ];
+}
+
 /// A code point of explicit congestion notification that a router sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CodePoint {

@@ -17,6 +17,7 @@ mod agent;
 mod arriving;
 mod both;
 mod changes;
+mod connect;
 mod delay;
 mod determinism;
 mod directions;

@@ -3,7 +3,8 @@
 use super::{Scope, matching, when};
 use crate::scenario::diagnostic::Errors;
 use crate::scenario::document::FaultTable;
-use crate::scenario::entries::FaultEntry;
+use crate::scenario::effect::Effect;
+use crate::scenario::entries::{FaultEntry, TargetEntry};
 use crate::scenario::model::{Fault, Frequency, Selector, When};
 use crate::scenario::nearest;
 use crate::scenario::quantity::clip;
@@ -28,6 +29,7 @@ pub(super) fn fault(id: &str, entry: &FaultEntry, scope: &Scope<'_>, errors: &mu
     });
     check_established(entry, scope, errors);
     let effect = entry.effect.clone()?;
+    check_calls(&effect, entry, scope, errors);
     if let Some(kind) = entry.kind {
         kind.check(&effect, table, errors);
     }
@@ -84,15 +86,9 @@ fn frequency(table: &FaultTable, errors: &mut Errors) -> Frequency {
 /// An interface has no sockets, so nobody knows there whether a connection is established.
 fn check_established(entry: &FaultEntry, scope: &Scope<'_>, errors: &mut Errors) {
     let Some(given) = &entry.table.matcher else { return };
-    let is_target = |name: &str| targets(entry).any(|target| target.value == name);
-    let is_interface = scope
-        .targets
-        .iter()
-        .copied()
-        .flatten()
-        .any(|(key, entry)| is_target(&key.text) && matches!(entry.0, Some(Selector::Interface(_))));
     let in_not = given.value.not.as_ref().and_then(|not| not.value.established.as_ref());
-    for established in given.value.established.iter().chain(in_not).filter(|_| is_interface) {
+    let strikes_interface = strikes_interface(entry, scope);
+    for established in given.value.established.iter().chain(in_not).filter(|_| strikes_interface) {
         errors
             .at(
                 established.span,
@@ -100,4 +96,25 @@ fn check_established(entry: &FaultEntry, scope: &Scope<'_>, errors: &mut Errors)
             )
             .hint("use a cgroup as the target, or match `tcp_flags` (a handshake is \"syn\")");
     }
+}
+
+/// Programs call, and an interface is none.
+fn check_calls(effect: &Effect, entry: &FaultEntry, scope: &Scope<'_>, errors: &mut Errors) {
+    if let Some(target) = entry.table.target.as_ref().filter(|_| effect.calls().is_some())
+        && strikes_interface(entry, scope)
+    {
+        errors
+            .at(
+                target.span,
+                format!("`{}` strikes calls of programs, and an interface makes none", effect.kind()),
+            )
+            .hint("use `cgroup`, `pid` or `command` as the target");
+    }
+}
+
+fn strikes_interface(entry: &FaultEntry, scope: &Scope<'_>) -> bool {
+    let is_target = |name: &str| targets(entry).any(|target| target.value == name);
+    let is_interface = |entry: &TargetEntry| matches!(entry.0, Some(Selector::Interface(_)));
+    let all = scope.targets.iter().copied().flatten();
+    all.into_iter().any(|(key, entry)| is_target(&key.text) && is_interface(entry))
 }

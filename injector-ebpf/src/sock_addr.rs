@@ -1,0 +1,255 @@
+//! Calls of a cgroup's processes that ask for a connection or an address: connect, bind, and UDP sends to an address.
+//!
+//! The kernel runs these programs at the head of the call (`inet_stream_connect`, `inet_bind`, `udp_sendmsg` and theirs
+//! of IPv6), for the socket's cgroup and in the caller's context. A program that returns 0 makes the call fail, with the errno
+//! that `bpf_set_retval` has left, before the socket or the network has seen anything of it.
+//!
+//! The caller may be preempted here by another one on the same CPU, unlike in the packet hooks. So nothing of a call is kept in a
+//! map per CPU, and the counters of its rules are changed by atomic instructions.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_ancestor_cgroup_id, bpf_get_retval, bpf_loop, bpf_set_retval,
+};
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+use injector_common::call::{self, CALL_BIND, CALL_CONNECT, CALL_SENDMSG, MAX_ERRNO};
+use injector_common::decide::{Outcome, decide, is_meant};
+use injector_common::event::Event;
+use injector_common::layout::{CONTROL_TRACE, Control, MAX_RULES_PER_TARGET, Target};
+use injector_common::packet::{Address, Packet};
+use injector_common::rule::{ACTION_CONNECT, CALL, Rule};
+use injector_common::window::is_over;
+
+use crate::maps::{COUNTERS, EVENTS, EVENTS_LOST, RULES, TARGETS};
+use crate::memory::{FaultMemory, add_one};
+use crate::strike::{Tries, armed, may_be_target, now_ns};
+
+const PASS: i32 = 1;
+const FAIL: i32 = 0;
+
+/// connect(2) to an IPv4 address.
+#[cgroup_sock_addr(connect4)]
+pub fn injector_connect4(ctx: SockAddrContext) -> i32 {
+    answer(CALL_CONNECT, ctx.sock_addr, v4)
+}
+
+/// connect(2) to an IPv6 address, IPv4 mapped included.
+#[cgroup_sock_addr(connect6)]
+pub fn injector_connect6(ctx: SockAddrContext) -> i32 {
+    answer(CALL_CONNECT, ctx.sock_addr, v6)
+}
+
+/// bind(2) to an IPv4 address.
+#[cgroup_sock_addr(bind4)]
+pub fn injector_bind4(ctx: SockAddrContext) -> i32 {
+    answer(CALL_BIND, ctx.sock_addr, v4)
+}
+
+/// bind(2) to an IPv6 address, IPv4 mapped included.
+#[cgroup_sock_addr(bind6)]
+pub fn injector_bind6(ctx: SockAddrContext) -> i32 {
+    answer(CALL_BIND, ctx.sock_addr, v6)
+}
+
+/// A UDP send to an IPv4 address. The kernel comes by here with mapped ones too.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn injector_sendmsg4(ctx: SockAddrContext) -> i32 {
+    answer(CALL_SENDMSG, ctx.sock_addr, v4)
+}
+
+/// A UDP send to an IPv6 address.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn injector_sendmsg6(ctx: SockAddrContext) -> i32 {
+    answer(CALL_SENDMSG, ctx.sock_addr, v6)
+}
+
+/// The address of an IPv4 call. An IPv6 socket can make one too, so it is the hook that says the family.
+#[inline(always)]
+fn v4(context: *mut bpf_sock_addr) -> Address {
+    // SAFETY: the verifier checks each access to a field of the context.
+    Address::from_v4_word(unsafe { (*context).user_ip4 })
+}
+
+/// The address of an IPv6 call.
+#[inline(always)]
+fn v6(context: *mut bpf_sock_addr) -> Address {
+    // SAFETY: as above. Volatile keeps it at reads of the width that every kernel allows.
+    let word = |n: usize| unsafe { (&raw const (*context).user_ip6[n]).read_volatile() };
+    Address { words: [word(0), word(1), word(2), word(3)] }
+}
+
+#[inline(always)]
+fn answer(call: u32, context: *mut bpf_sock_addr, address: fn(*mut bpf_sock_addr) -> Address) -> i32 {
+    let Some(control) = armed() else { return PASS };
+    let Some((id, target)) = target_of_task(control) else { return PASS };
+    if target.calls.count == 0 {
+        return PASS;
+    }
+    // SAFETY: the verifier checks each access to a field of the context.
+    let (protocol, port) = unsafe { ((*context).protocol as u8, u16::from_be((*context).user_port as u16)) };
+    let packet = call::packet(call, protocol, address(context), port);
+    match errno_of(control, call, id, &target, packet) {
+        errno @ 1..=MAX_ERRNO => {
+            // SAFETY: the helper has no preconditions.
+            unsafe { bpf_set_retval(-(errno as i32)) };
+            FAIL
+        }
+        _ => PASS,
+    }
+}
+
+/// The innermost target whose cgroup holds the caller, and its cgroup id.
+#[inline(always)]
+fn target_of_task(control: &Control) -> Option<(u64, Target)> {
+    let mut at = 0;
+    for &level in &control.levels {
+        if at >= control.level_count {
+            return None;
+        }
+        at += 1;
+        // SAFETY: the helper has no preconditions; it returns 0 for "none".
+        let id = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+        if id == 0 || !may_be_target(id) {
+            continue;
+        }
+        // SAFETY: the entry is copied out; the controller replaces entries whole and before it arms.
+        if let Some(target) = unsafe { TARGETS.get(id) } {
+            return Some((id, *target));
+        }
+    }
+    None
+}
+
+/// What the rules of a target share while one call walks through them; on the stack of its program.
+struct Walk {
+    packet: Packet,
+    call: u32,
+    target: u64,
+    now_ns: u64,
+    elapsed_ns: u64,
+    first: u32,
+    control_flags: u32,
+    /// Of the rule that struck, else 0.
+    errno: u32,
+}
+
+/// Applies the rules of the target's calls, in the order of the file; returns the errno of the first that strikes, else 0.
+#[inline(always)]
+fn errno_of(control: &Control, call: u32, id: u64, target: &Target, packet: Packet) -> u32 {
+    let now_ns = now_ns(control);
+    // A call that another program has refused before is not ours to count.
+    // SAFETY: the helper has no preconditions.
+    if is_over(now_ns, control.deadline_ns) || unsafe { bpf_get_retval() } != 0 {
+        return 0;
+    }
+    let mut walk = Walk {
+        packet,
+        call,
+        target: id,
+        now_ns,
+        elapsed_ns: now_ns.wrapping_sub(control.start_ns),
+        first: target.calls.first,
+        control_flags: control.flags,
+        errno: 0,
+    };
+    blur(&mut walk.packet, now_ns);
+    let count = target.calls.count.min(MAX_RULES_PER_TARGET);
+    // SAFETY: the callback has the signature that the helper wants, and its context outlives the call.
+    unsafe {
+        bpf_loop(count, next_rule as *mut c_void, (&raw mut walk).cast(), 0);
+        (&raw const walk.errno).read_volatile()
+    }
+}
+
+/// Makes the verifier forget what it knows of a packet: else it walks through the rules once for each thing that a
+/// comparison has told it of one, which is more than twice as far.
+///
+/// A word of it is written back to where it came from. Which one that is the verifier can't tell, so from then on it takes each for
+/// unknown.
+#[inline(always)]
+fn blur(packet: &mut Packet, any: u64) {
+    const WORDS: usize = size_of::<Packet>() / size_of::<u32>();
+    const MASK: usize = 15;
+    const { assert!(MASK < WORDS) };
+    let at = any as usize & MASK;
+    // SAFETY: the word lies within the packet, which is made of initialised words.
+    unsafe {
+        let word = (&raw mut *packet).cast::<u32>().add(at);
+        word.write_volatile(word.read_volatile());
+    }
+}
+
+/// One round of `bpf_loop`, which the verifier walks once and not for each rule. Returns 1 to stop.
+unsafe extern "C" fn next_rule(at: u32, context: *mut c_void) -> i64 {
+    // SAFETY: `errno_of` passes a pointer to its own `Walk`.
+    let walk = unsafe { &mut *context.cast::<Walk>() };
+    walk.errno = apply(walk, walk.first + at);
+    i64::from(walk.errno != 0)
+}
+
+/// Applies one rule; returns its errno if it struck, else 0.
+#[inline(always)]
+fn apply(walk: &Walk, index: u32) -> u32 {
+    let Some(rule) = RULES.get(index) else { return 0 };
+    let treatment = &rule.treatment;
+    if rule.action != ACTION_CONNECT
+        || treatment.bits & walk.call == 0
+        || !is_meant(rule, &walk.packet, &Tries)
+    {
+        return 0;
+    }
+    let Some(memory) = FaultMemory::of(rule.fault) else { return 0 };
+    let outcome = decide(rule, &walk.packet, walk.elapsed_ns, &memory);
+    if outcome == Outcome::NotMeant {
+        return 0;
+    }
+    count(index, outcome);
+    if walk.control_flags & CONTROL_TRACE != 0 {
+        trace(rule, walk, index, outcome);
+    }
+    if outcome == Outcome::Injected { treatment.count } else { 0 }
+}
+
+#[inline(always)]
+fn count(index: u32, outcome: Outcome) {
+    let Some(counters) = COUNTERS.get_ptr_mut(index) else { return };
+    // SAFETY: the words are inside of a map value, and no reference to them is made.
+    unsafe {
+        add_one(&raw mut (*counters).matched);
+        add_one(&raw mut (*counters).segments_matched);
+        let word = match outcome {
+            Outcome::Injected => {
+                add_one(&raw mut (*counters).segments_injected);
+                &raw mut (*counters).injected
+            }
+            Outcome::SparedByLimit => &raw mut (*counters).spared_by_limit,
+            Outcome::SparedByBudget => &raw mut (*counters).spared_by_budget,
+            Outcome::Contended => &raw mut (*counters).contended,
+            Outcome::QueueFull | Outcome::Matched | Outcome::NotMeant => return,
+        };
+        add_one(word);
+    }
+}
+
+#[inline(always)]
+fn trace(rule: &Rule, walk: &Walk, index: u32, outcome: Outcome) {
+    if let Some(mut entry) = EVENTS.reserve::<Event>(0) {
+        entry.write(Event {
+            time_ns: walk.now_ns,
+            target: walk.target,
+            rule: index,
+            fault: rule.fault,
+            outcome: outcome as u32,
+            direction: CALL,
+            delay_ns: 0,
+            packet: walk.packet,
+            _pad: 0,
+        });
+        entry.submit(0);
+    } else if let Some(lost) = EVENTS_LOST.get_ptr_mut(0) {
+        add_one(lost);
+    }
+}
