@@ -5,9 +5,11 @@
 //! before a delay serialises and then propagates, as a real link does, and nothing needs a queue per stage.
 
 use crate::assert_layout;
-use crate::decide::{Memory, Word};
+use crate::decide::Memory;
 use crate::distribution::{Quantiles, quantile};
 use crate::draw;
+use crate::link::transmit;
+use crate::link_trace::Opportunities;
 use crate::packet::Packet;
 use crate::rule::{
     ACTION_CORRUPT, ACTION_DELAY, ACTION_DUPLICATE, ACTION_MARK_CE, ACTION_RATE, ACTION_WINDOW,
@@ -21,6 +23,10 @@ pub const TREAT_WIRE: u32 = 1 << 1;
 pub const TREAT_DISTRIBUTED: u32 = 1 << 2;
 /// `Treatment::flags`: `offset` says where the corruption begins; else it is drawn.
 pub const TREAT_OFFSET: u32 = 1 << 3;
+/// `Treatment::flags`: the link is the trace of `count` opportunities from `table` on, which lasts `delay_ns`.
+pub const TREAT_TRACE: u32 = 1 << 4;
+/// `Treatment::flags`: `queue` is a number of bytes. Only with [`TREAT_TRACE`].
+pub const TREAT_QUEUE_BYTES: u32 = 1 << 5;
 
 /// What [`ACTION_DELAY`] and the other actions that keep the packet need to know. 0 where an action has no use for it.
 #[repr(C)]
@@ -28,21 +34,23 @@ pub const TREAT_OFFSET: u32 = 1 << 3;
 pub struct Treatment {
     /// Stream of the values that are drawn, see [`draw::PURPOSE_VALUE`].
     pub stream: u64,
-    /// Delay of every packet, where it is fixed.
+    /// Delay of every packet, where it is fixed; the time after which the trace of a link begins again.
     pub delay_ns: u64,
     /// A byte's time on the link, in units of 2^-16 ns.
     pub byte_ns_q16: u64,
-    /// The longest wait for the link; who would wait longer is dropped.
-    pub queue_ns: u64,
+    /// The longest wait for the link, in ns, or with [`TREAT_QUEUE_BYTES`] the most bytes that wait for it; who would wait
+    /// longer, or behind more, is dropped.
+    pub queue: u64,
     /// So far the link may run ahead of its rate after a pause.
     pub burst_ns: u64,
-    /// First entry of the distribution in `QUANTILES`.
+    /// First entry of the distribution in `QUANTILES`, or of the trace in `OPPORTUNITIES`.
     pub table: u32,
     /// `TREAT_` bits.
     pub flags: u32,
     /// Bytes of the link's own around each packet on the wire.
     pub overhead: u32,
-    /// Additional copies of a duplicated packet; the size of the window of a TCP segment; the errno of a call that fails.
+    /// Additional copies of a duplicated packet; the size of the window of a TCP segment; the errno of a call that fails;
+    /// opportunities of a trace.
     pub count: u32,
     /// Bits to flip; the calls that fail, `CALL_` bits of [`crate::call`].
     pub bits: u32,
@@ -51,7 +59,7 @@ pub struct Treatment {
 }
 
 assert_layout!(Treatment, size 64, align 8, {
-    stream: 0, delay_ns: 8, byte_ns_q16: 16, queue_ns: 24, burst_ns: 32, table: 40, flags: 44, overhead: 48, count: 52,
+    stream: 0, delay_ns: 8, byte_ns_q16: 16, queue: 24, burst_ns: 32, table: 40, flags: 44, overhead: 48, count: 52,
     bits: 56, offset: 60,
 });
 
@@ -73,6 +81,8 @@ pub const MAX_COPIES: u32 = 8;
 pub struct Way {
     /// When it arrives at the next stage; at the end when it leaves. `CLOCK_MONOTONIC`.
     pub at_ns: u64,
+    /// When the experiment began, `CLOCK_MONOTONIC`: where the traces of links begin.
+    pub origin_ns: u64,
     /// Random bits of the corruption.
     pub bits: u64,
     /// Additional copies.
@@ -103,27 +113,24 @@ pub enum Treated {
     Contended,
 }
 
-/// Attempts at the word of a link. At rates where many CPUs meet here each takes a few nanoseconds.
-const ATTEMPTS: u32 = 16;
-
 /// Applies the action of a rule that strikes the packet, and that does not take it away.
 #[inline(always)]
-pub fn treat<M: Memory, Q: Quantiles>(
+pub fn treat<M: Memory, T: Quantiles + Opportunities>(
     action: u32,
     treatment: &Treatment,
     packet: &Packet,
     direction: u32,
     memory: &M,
-    quantiles: &Q,
+    tables: &T,
     way: &mut Way,
 ) -> Treated {
     let needs = memory.needs();
     match action {
         ACTION_DELAY if needs.action(ACTION_DELAY) => {
-            delay(treatment, packet, direction, memory, quantiles, way);
+            delay(treatment, packet, direction, memory, tables, way);
         }
         ACTION_RATE if needs.action(ACTION_RATE) => {
-            return transmit(treatment, packet, direction, memory, way);
+            return transmit(treatment, packet, direction, memory, tables, way);
         }
         ACTION_DUPLICATE if needs.action(ACTION_DUPLICATE) => {
             let copies = way.copies.saturating_add(treatment.count);
@@ -176,56 +183,11 @@ fn corrupt<M: Memory>(treatment: &Treatment, packet: &Packet, direction: u32, me
     way.marks |= if treatment.flags & TREAT_WIRE == 0 { MARK_SILENT } else { MARK_WIRE };
 }
 
-/// Sends the packet over a link: it waits until the link is free, and leaves when its last byte has.
-///
-/// The word of the link is the time at which it will be free (the virtual clock of Zhang, "`VirtualClock`", SIGCOMM 1990).
-/// A link that was idle may be up to `burst_ns` behind the clock, which is what a token bucket of that size gives.
-#[inline(always)]
-fn transmit<M: Memory>(
-    treatment: &Treatment,
-    packet: &Packet,
-    direction: u32,
-    memory: &M,
-    way: &mut Way,
-) -> Treated {
-    let word = if direction == crate::rule::EGRESS { Word::EgressLink } else { Word::IngressLink };
-    let cost_ns = transmission_ns(treatment, packet);
-    for _ in 0..ATTEMPTS {
-        let free_ns = memory.load(word);
-        let Some(next_ns) = occupy(treatment, free_ns, way.at_ns, cost_ns) else { return Treated::QueueFull };
-        if memory.replace(word, free_ns, next_ns) {
-            way.at_ns = if next_ns > way.at_ns { next_ns } else { way.at_ns };
-            // All that takes one link leaves in one order, whatever came before.
-            way.hash = draw::mix(treatment.stream) as u32;
-            return Treated::GoesOn;
-        }
-    }
-    Treated::Contended
-}
-
-/// A packet's time on the link, all its segments together.
-#[inline(always)]
-#[must_use]
-pub const fn transmission_ns(treatment: &Treatment, packet: &Packet) -> u64 {
-    let bytes = packet.wire_bytes as u64 + packet.segments as u64 * treatment.overhead as u64;
-    bytes.wrapping_mul(treatment.byte_ns_q16) >> 16
-}
-
-/// When the link is free again after a packet that arrives at `at_ns`; `None` if its queue is too long.
-#[inline(always)]
-#[must_use]
-pub const fn occupy(treatment: &Treatment, free_ns: u64, at_ns: u64, cost_ns: u64) -> Option<u64> {
-    let earliest_ns = at_ns.saturating_sub(treatment.burst_ns);
-    let start_ns = if free_ns > earliest_ns { free_ns } else { earliest_ns };
-    if start_ns.saturating_sub(at_ns) > treatment.queue_ns {
-        return None;
-    }
-    Some(start_ns.saturating_add(cost_ns))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::Word;
+    use crate::link::transmission_ns;
     use crate::rule::EGRESS;
     use proptest::prelude::*;
     use std::cell::{Cell, RefCell};
@@ -269,6 +231,12 @@ mod tests {
         }
     }
 
+    impl Opportunities for Uniform {
+        fn at_ms(&self, _: u32) -> u32 {
+            u32::MAX
+        }
+    }
+
     fn packet(bytes: u32) -> Packet {
         Packet { wire_bytes: bytes, segments: 1, protocol: 17, ..Packet::default() }
     }
@@ -285,12 +253,12 @@ mod tests {
     }
 
     /// 8 Mbit/s: a byte takes a microsecond.
-    const BYTE_PER_US: Treatment = Treatment { byte_ns_q16: 1000 << 16, queue_ns: 1_000_000, ..ZERO };
+    const BYTE_PER_US: Treatment = Treatment { byte_ns_q16: 1000 << 16, queue: 1_000_000, ..ZERO };
     const ZERO: Treatment = Treatment {
         stream: 0,
         delay_ns: 0,
         byte_ns_q16: 0,
-        queue_ns: 0,
+        queue: 0,
         burst_ns: 0,
         table: 0,
         flags: 0,
@@ -348,8 +316,7 @@ mod tests {
     #[test]
     fn packets_whose_times_are_drawn_wait_apart_and_others_in_one_line() {
         let hashes = |action, flags, byte_ns_q16| {
-            let treatment =
-                Treatment { flags, byte_ns_q16, delay_ns: 5, queue_ns: u64::MAX, stream: 9, ..ZERO };
+            let treatment = Treatment { flags, byte_ns_q16, delay_ns: 5, queue: u64::MAX, stream: 9, ..ZERO };
             let memory = Cells::default();
             let one = |_| {
                 let mut way = Way::default();
@@ -382,7 +349,7 @@ mod tests {
         #[test]
         fn a_busy_link_keeps_its_rate(sizes in prop::collection::vec(20_u32..65_000, 2..200), rate_kbit in 8_u64..10_000_000) {
             let treatment = Treatment {
-                byte_ns_q16: (8_000_000 << 16) / rate_kbit, queue_ns: u64::MAX, ..ZERO
+                byte_ns_q16: (8_000_000 << 16) / rate_kbit, queue: u64::MAX, ..ZERO
             };
             let (memory, mut last) = (Cells::default(), 0);
             for &bytes in &sizes {

@@ -6,7 +6,7 @@
 //! - `strike`: from a target to the verdict over one packet; every outcome is counted.
 //! - `sock_addr`: calls of a cgroup's processes that ask for a connection or an address.
 //! - `act`, `change`: what is done to a packet that stays: copied, kept back, changed.
-//! - `parse`, `maps`, `memory`: the packet's headers, the maps, the atomics in them.
+//! - `parse`, `maps`, `memory`, `tables`: the packet's headers, the maps, the atomics in them, the lookups.
 //!
 //! No policy and no strings live here; the decisions themselves are `injector-common`'s. Every internal
 //! error means "no fault".
@@ -37,6 +37,8 @@ mod parse;
 mod sock_addr;
 #[cfg(target_arch = "bpf")]
 mod strike;
+#[cfg(target_arch = "bpf")]
+mod tables;
 #[cfg(target_arch = "bpf")]
 mod tc;
 

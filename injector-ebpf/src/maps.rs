@@ -60,6 +60,10 @@ pub(crate) static DEPARTURES: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static QUANTILES: Array<u64> = Array::with_max_entries(1, 0);
 
+/// The opportunities of traced links, those of one trace side by side.
+#[map]
+pub(crate) static OPPORTUNITIES: Array<u32> = Array::with_max_entries(1, 0);
+
 /// What the rules did.
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);

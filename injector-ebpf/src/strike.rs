@@ -7,12 +7,13 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_loop, bpf_skb_ancestor_cgroup_id};
 use aya_ebpf::maps::lpm_trie::Key;
 use injector_common::decide::{Outcome, decide, is_meant};
-use injector_common::distribution::{MAX_DELAY_NS, Quantiles};
+use injector_common::distribution::MAX_DELAY_NS;
 use injector_common::event::Event;
 use injector_common::layout::{
     AddressKey, CONTROL_FINE_CLOCK, Control, Counters, MAX_RULES_PER_TARGET, SET_BITS, Span, Target,
     filter_place,
 };
+use injector_common::link_trace::Search;
 use injector_common::matching::AddressSets;
 use injector_common::needs::Needs;
 use injector_common::packet::{Address, Packet};
@@ -20,11 +21,10 @@ use injector_common::rule::{ACTION_LOCAL_DROP, ACTION_LOSS, ACTION_RATE, EGRESS,
 use injector_common::treatment::{Treated, Way, treat};
 use injector_common::window::is_over;
 
-use crate::maps::{
-    ADDRESSES, CONTROL, COUNTERS, EVENTS, EVENTS_LOST, FILTER, QUANTILES, RULES, TARGETS, WALKS, needs,
-};
+use crate::maps::{ADDRESSES, CONTROL, COUNTERS, EVENTS, EVENTS_LOST, FILTER, RULES, TARGETS, WALKS, needs};
 use crate::memory::FaultMemory;
 use crate::parse::{self, Framing, Offsets};
+use crate::tables::Tables;
 
 /// What is to be done with a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -120,7 +120,7 @@ pub(crate) fn strike(
     };
     walk.offsets = offsets;
     walk.start_ns = if direction == EGRESS { departure_ns(skb, now_ns) } else { now_ns };
-    walk.way = Way { at_ns: walk.start_ns, ..Way::default() };
+    walk.way = Way { at_ns: walk.start_ns, origin_ns: control.start_ns, ..Way::default() };
     walk.target = target;
     walk.now_ns = now_ns;
     walk.elapsed_ns = now_ns.wrapping_sub(control.start_ns);
@@ -185,6 +185,7 @@ pub(crate) struct Walk {
     pub(crate) network: u32,
     /// 1: a treatment has failed.
     pub(crate) failed: u32,
+    search: Search,
 }
 
 impl Walk {
@@ -234,20 +235,12 @@ fn apply(walk: &mut Walk, index: u32) -> u32 {
 #[inline(always)]
 fn treat_by(rule: &Rule, walk: &mut Walk, memory: &FaultMemory) -> Outcome {
     let (action, treatment) = (rule.action, &rule.treatment);
-    match treat(action, treatment, &walk.packet, rule.direction, memory, &Tables, &mut walk.way) {
+    let tables = Tables { search: &raw mut walk.search };
+    match treat(action, treatment, &walk.packet, rule.direction, memory, &tables, &mut walk.way) {
         Treated::GoesOn => Outcome::Injected,
         Treated::NotCapable => Outcome::Matched,
         Treated::QueueFull => Outcome::QueueFull,
         Treated::Contended => Outcome::Contended,
-    }
-}
-
-struct Tables;
-
-impl Quantiles for Tables {
-    #[inline(always)]
-    fn at(&self, index: u32) -> u64 {
-        QUANTILES.get(index).copied().unwrap_or(0)
     }
 }
 

@@ -43,6 +43,8 @@ pub struct Image {
     pub levels: Vec<u32>,
     /// The tables of distributions, one behind the other.
     pub quantiles: Vec<u64>,
+    /// The opportunities of traced links in ms, one trace behind the other.
+    pub opportunities: Vec<u32>,
     /// Whether some rule keeps the order of a flow.
     pub keeps_order: bool,
     /// `CONTROL_` bits.
@@ -74,6 +76,7 @@ impl Kernel {
             .map_max_entries("SEQUENCES", image.faults.max(1) * CLASSES)
             .map_max_entries("DEPARTURES", if image.keeps_order { image.faults.max(1) * CLASSES } else { 1 })
             .map_max_entries("QUANTILES", entries(image.quantiles.len()))
+            .map_max_entries("OPPORTUNITIES", entries(image.opportunities.len()))
             .map_max_entries("ADDRESSES", entries(image.addresses.len()));
         if image.flags & injector_common::layout::CONTROL_TRACE != 0 {
             loader.map_max_entries("EVENTS", TRACE_BYTES);
@@ -106,6 +109,10 @@ impl Kernel {
         let mut quantiles: Array<_, u64> = self.typed("QUANTILES")?;
         for (index, value) in image.quantiles.iter().enumerate() {
             quantiles.set(index as u32, value, 0).map_err(|e| KernelError::map("QUANTILES", e))?;
+        }
+        let mut opportunities: Array<_, u32> = self.typed("OPPORTUNITIES")?;
+        for (index, value) in image.opportunities.iter().enumerate() {
+            opportunities.set(index as u32, value, 0).map_err(|e| KernelError::map("OPPORTUNITIES", e))?;
         }
         for (index, rule) in image.rules.iter().enumerate() {
             self.set_rule(index as u32, rule)?;

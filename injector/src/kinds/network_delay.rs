@@ -1,12 +1,14 @@
 //! `network.delay`: packets come later, each by its own time.
 
+use std::sync::Arc;
+
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value};
 
 use super::Kind;
 use crate::scenario::quantity::{DurationNs, format_ns};
 use crate::scenario::read::{Spanned, Table as _, table};
-use crate::scenario::{Delay, Distribution, Effect, Errors, FaultTable, Key, Reader};
+use crate::scenario::{Delay, Distribution, Effect, Errors, FaultTable, Key, Profile, Reader, Times};
 
 /// See the module.
 pub(super) struct NetworkDelay;
@@ -17,12 +19,14 @@ pub(super) const MAX_DELAY_NS: u64 = injector_common::distribution::MAX_DELAY_NS
 table! {
     /// The own keys of `network.delay`.
     pub(crate) struct DelayTable {
-        /// How much later each packet comes, such as `"40ms"`; with a distribution its mean.
-        required "delay" delay: DurationNs,
+        /// How much later each packet comes, such as `"40ms"`; with a distribution its mean. Mandatory without `profile`.
+        "delay" delay: DurationNs,
         /// How far single delays lie from the mean: the standard deviation, or half the width of `"uniform"`. Default: 0.
         "jitter" jitter: DurationNs,
         /// How the delays are spread: `"uniform"` (default), `"normal"`, `"pareto"`, `"pareto-normal"`, `"exponential"`.
         "distribution" distribution: Distribution,
+        /// A file of measured delays, whose distribution they have: `"rtt.csv"`. In place of the three above.
+        "profile" profile: String,
         /// `false`: a packet never overtakes another one of its flow. Default: `true`, as with netem.
         "reorder" reorder: bool,
     }
@@ -46,18 +50,11 @@ impl Kind for NetworkDelay {
         if !table.unread.is_empty() {
             return None;
         }
-        let delay = table.delay.as_ref()?;
-        let distribution = table.distribution.as_ref().map_or(Distribution::Uniform, |given| given.value);
-        // An exponential delay has one parameter unless it is given two.
-        let own_spread = if distribution == Distribution::Exponential { delay.value.0 } else { 0 };
-        let jitter_ns = table.jitter.as_ref().map_or(own_spread, |given| given.value.0);
-        check(&table, delay, distribution, jitter_ns, errors)?;
-        Some(Effect::Delay(Delay {
-            delay_ns: delay.value.0,
-            jitter_ns,
-            distribution,
-            reorder: table.reorder.as_ref().is_none_or(|given| given.value),
-        }))
+        let times = match &table.profile {
+            Some(path) => measured(&table, path, errors)?,
+            None => spread(&table, own, errors)?,
+        };
+        Some(Effect::Delay(Delay { times, reorder: table.reorder.as_ref().is_none_or(|given| given.value) }))
     }
 
     fn check(&self, _: &Effect, _: &FaultTable, _: &mut Errors) {}
@@ -69,6 +66,40 @@ impl Kind for NetworkDelay {
     fn schema(&self, generator: &mut SchemaGenerator) -> Map<String, Value> {
         DelayTable::properties(generator)
     }
+}
+
+/// The delays of a file, which has everything that the other keys would say.
+fn measured(table: &DelayTable, path: &Spanned<String>, errors: &mut Errors) -> Option<Times> {
+    let others = [
+        ("delay", table.delay.as_ref().map(|given| given.span)),
+        ("jitter", table.jitter.as_ref().map(|given| given.span)),
+        ("distribution", table.distribution.as_ref().map(|given| given.span)),
+    ];
+    let mut is_alone = true;
+    for (key, span) in others.into_iter().filter_map(|(key, span)| Some((key, span?))) {
+        errors
+            .at(span, format!("`profile` says all about the delays, so `{key}` has no meaning"))
+            .hint(format!("leave `{key}` out, or `profile`"));
+        is_alone = false;
+    }
+    let profile = Profile::read(path, errors)?;
+    is_alone.then(|| Times::Measured(Arc::new(profile)))
+}
+
+/// The delays of a formula.
+fn spread(table: &DelayTable, own: &Reader<'_>, errors: &mut Errors) -> Option<Times> {
+    let Some(delay) = table.delay.as_ref() else {
+        errors
+            .at(own.span(), "`delay` is missing")
+            .hint("add `delay`: how much later each packet comes, such as `\"40ms\"`; or `profile`: a file of delays");
+        return None;
+    };
+    let distribution = table.distribution.as_ref().map_or(Distribution::Uniform, |given| given.value);
+    // An exponential delay has one parameter unless it is given two.
+    let own_spread = if distribution == Distribution::Exponential { delay.value.0 } else { 0 };
+    let jitter_ns = table.jitter.as_ref().map_or(own_spread, |given| given.value.0);
+    check(table, delay, distribution, jitter_ns, errors)?;
+    Some(Times::Spread { delay_ns: delay.value.0, jitter_ns, distribution })
 }
 
 fn check(

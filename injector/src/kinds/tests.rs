@@ -11,14 +11,19 @@ fn repository() -> PathBuf {
 
 /// Every scenario file of the repository.
 fn scenario_files() -> Vec<PathBuf> {
+    files_below("scenarios", |ending| ending == "toml")
+}
+
+/// Every file below a folder of the repository whose name ends in such a way.
+fn files_below(folder: &str, is_meant: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    let mut folders = vec![repository().join("scenarios")];
+    let mut folders = vec![repository().join(folder)];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|ending| ending == "toml") {
+            } else if path.extension().and_then(|ending| ending.to_str()).is_some_and(&is_meant) {
                 files.push(path);
             }
         }
@@ -41,6 +46,20 @@ fn every_scenario_file_is_right_and_named_as_its_file() {
         assert_eq!(scenario.name, path.file_stem().unwrap().to_str().unwrap());
         assert!(scenario.seed.is_some(), "{}: a published scenario can be repeated", path.display());
         assert!(!scenario.expectations.is_empty(), "{}: it proves what it did", path.display());
+    }
+}
+
+#[test]
+fn every_data_file_is_named_by_a_scenario_beside_it_and_says_what_it_is() {
+    for file in files_below("scenarios", |ending| ending != "toml") {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let is_named = |scenario: &PathBuf| {
+            scenario.parent() == file.parent()
+                && fs::read_to_string(scenario).unwrap().contains(&format!("\"{name}\""))
+        };
+        assert!(scenario_files().iter().any(is_named), "{}: nobody uses it", file.display());
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.starts_with("# "), "{}: whose numbers are these?", file.display());
     }
 }
 
@@ -139,6 +158,25 @@ fn what_can_not_be_meant_is_refused_with_the_reason() {
         ),
         ("kind = \"network.delay\"\ndelay = \"10ms\"\ndistribution = \"normale\"", "did you mean `normal`?"),
         ("kind = \"network.delay\"\ndelay = 10", "\"10\" needs a unit"),
+        ("kind = \"network.delay\"\nprofile = \"none.csv\"", "none.csv cannot be read: ENOENT"),
+        (
+            "kind = \"network.delay\"\nprofile = \"none.csv\"\ndelay = \"5ms\"",
+            "`profile` says all about the delays, so `delay` has no meaning",
+        ),
+        ("kind = \"network.delay\"\nprofile = \"none.csv\"\njitter = \"5ms\"", "so `jitter` has no meaning"),
+        (
+            "kind = \"network.delay\"\nprofile = \"none.csv\"\ndistribution = \"normal\"",
+            "so `distribution` has no meaning",
+        ),
+        ("kind = \"network.rate\"", "`rate` is missing"),
+        ("kind = \"network.rate\"\nrate = \"1mbit\"\ntrace = \"none.up\"", "has either `rate` or `trace`"),
+        ("kind = \"network.rate\"\ntrace = \"none.up\"\nburst = \"9KB\"", "so `burst` has no meaning"),
+        ("kind = \"network.rate\"\ntrace = \"none.up\"", "none.up cannot be read: ENOENT"),
+        (
+            "kind = \"network.rate\"\nrate = \"1mbit\"\nqueue = \"x packets\"",
+            "\"x\" is not a number of packets",
+        ),
+        ("kind = \"network.rate\"\nrate = \"1mbit\"\nqueue = \"-1 packets\"", "is not a number of packets"),
         ("kind = \"network.rate\"\nrate = \"0mbit\"", "is less than 64 bits a second"),
         ("kind = \"network.rate\"\nrate = \"10mbps\"", "\"mbps\" is not a unit of a rate"),
         ("kind = \"network.rate\"\nrate = \"1mbit\"\nqueue = 5", "\"5\" needs a unit"),
@@ -275,6 +313,7 @@ fn the_smallest_form_of_each_kind_is_enough() {
         "kind = \"network.delay\"\ndelay = \"40ms\"",
         "kind = \"network.delay\"\ndelay = \"40ms\"\ndistribution = \"exponential\"",
         "kind = \"network.rate\"\nrate = \"10mbit\"",
+        "kind = \"network.rate\"\nrate = \"10mbit\"\nqueue = \"1 packet\"",
         "kind = \"network.reorder\"\ndelay = \"5ms\"\ngap = 3",
         "kind = \"network.duplicate\"",
         "kind = \"network.corrupt\"",

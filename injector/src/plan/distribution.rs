@@ -1,12 +1,12 @@
 //! The delays of a distribution as the table of quantiles that the kernel draws from.
 //!
 //! Every distribution is standardised here: mean 0 and standard deviation 1, the uniform one from -1 to 1. A delay is then
-//! `delay + jitter * z`, and never less than 0.
+//! `delay + jitter * z`, and never less than 0. A measured profile has its quantiles as they are.
 
 use injector_common::distribution::{MAX_DELAY_NS, TABLE_ENTRIES, quantile_of};
 use statrs::distribution::{ContinuousCDF as _, Normal};
 
-use crate::scenario::{Delay, Distribution};
+use crate::scenario::{Delay, Distribution, Point, Profile, Times};
 
 /// Where the open ends of a distribution are cut: what lies beyond happens once in 262,144 packets.
 const CUT: f64 = 1.0 / 262_144.0;
@@ -20,13 +20,43 @@ const PARETO_PART: f64 = 0.75;
 /// The table of a delay, in ns; `None` if it is the same for every packet.
 #[must_use]
 pub(super) fn table(delay: &Delay) -> Option<Vec<u64>> {
-    if delay.jitter_ns == 0 {
-        return None;
-    }
-    let standardised = standardised(delay.distribution);
-    let (mean, spread) = (delay.delay_ns as f64, delay.jitter_ns as f64);
+    let (delay_ns, jitter_ns, distribution) = match &delay.times {
+        Times::Measured(profile) => {
+            return Some((0..TABLE_ENTRIES).map(|entry| measured(profile, quantile_of(entry))).collect());
+        }
+        Times::Spread { jitter_ns: 0, .. } => return None,
+        Times::Spread { delay_ns, jitter_ns, distribution } => (*delay_ns, *jitter_ns, *distribution),
+    };
+    let standardised = standardised(distribution);
+    let (mean, spread) = (delay_ns as f64, jitter_ns as f64);
     let value = |z: f64| (mean + spread * z).clamp(0.0, MAX_DELAY_NS as f64).round() as u64;
     Some(standardised.into_iter().map(value).collect())
+}
+
+/// A quantile of a profile, in ns.
+fn measured(profile: &Profile, q: f64) -> u64 {
+    match profile {
+        Profile::Samples(samples) => {
+            // The least sample that a share of at least q does not exceed.
+            let rank = (q * samples.len() as f64).ceil() as usize;
+            samples.get(rank.saturating_sub(1)).copied().unwrap_or(0)
+        }
+        Profile::Points(points) => {
+            let at = points.partition_point(|point| point.probability.as_f64() < q);
+            let upper = points.get(at).or(points.last());
+            // What the first point does not leave to the others has its delay.
+            let lower = at.checked_sub(1).and_then(|below| points.get(below)).or(upper);
+            lower.zip(upper).map_or(0, |(lower, upper)| between(lower, upper, q))
+        }
+    }
+}
+
+/// The delay between two points of a distribution function at which it has the value `q`.
+fn between(lower: &Point, upper: &Point, q: f64) -> u64 {
+    let (low, high) = (lower.probability.as_f64(), upper.probability.as_f64());
+    let part = if high > low { ((q - low) / (high - low)).clamp(0.0, 1.0) } else { 1.0 };
+    let span_ns = upper.delay_ns.saturating_sub(lower.delay_ns);
+    lower.delay_ns.saturating_add((span_ns as f64 * part).round() as u64)
 }
 
 /// The quantiles of a standardised distribution, one for each entry of a table.
@@ -108,80 +138,5 @@ impl ParetoNormal {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use injector_common::distribution::{Quantiles, quantile};
-    use injector_common::draw::draw;
-
-    struct Table(Vec<u64>);
-
-    impl Quantiles for Table {
-        fn at(&self, index: u32) -> u64 {
-            self.0[index as usize]
-        }
-    }
-
-    fn sample(distribution: Distribution, n: u64) -> Vec<f64> {
-        let delay = Delay { delay_ns: 100_000_000, jitter_ns: 10_000_000, distribution, reorder: true };
-        let table = Table(table(&delay).unwrap());
-        (0..n).map(|s| quantile(&table, 0, draw(11, 3, s)) as f64 / 1e6).collect()
-    }
-
-    /// Mean and standard deviation.
-    fn moments(values: &[f64]) -> (f64, f64) {
-        let n = values.len() as f64;
-        let mean = values.iter().sum::<f64>() / n;
-        (mean, (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt())
-    }
-
-    #[test]
-    fn delay_is_the_mean_and_jitter_the_deviation() {
-        for (distribution, deviation, tolerance) in [
-            (Distribution::Uniform, 10.0 / 3.0_f64.sqrt(), 0.02),
-            (Distribution::Normal, 10.0, 0.02),
-            (Distribution::Exponential, 10.0, 0.05),
-            // The tail that is cut has part of the deviation: of Pareto's a third of the fourth digit of the mean.
-            (Distribution::Pareto, 10.0, 0.6),
-            (Distribution::ParetoNormal, 10.0, 0.6),
-        ] {
-            let (mean, seen) = moments(&sample(distribution, 400_000));
-            assert!((mean - 100.0).abs() < 0.1, "{distribution:?}: mean {mean}");
-            assert!((seen - deviation).abs() < tolerance * 2.0, "{distribution:?}: deviation {seen}");
-        }
-    }
-
-    #[test]
-    fn quantiles_are_those_of_the_textbook() {
-        for (distribution, q, expected) in [
-            (Distribution::Normal, 0.99, 100.0 + 23.263),
-            (Distribution::Normal, 0.999, 100.0 + 30.902),
-            (Distribution::Exponential, 0.999, 90.0 + 69.078),
-            (Distribution::Pareto, 0.99, 100.0 + 10.0 * (0.01_f64.powf(-1.0 / 3.0) - 1.5) / PARETO_DEVIATION),
-            (Distribution::Uniform, 0.25, 95.0),
-        ] {
-            let mut values = sample(distribution, 400_000);
-            values.sort_by(f64::total_cmp);
-            let seen = values[(q * 400_000.0) as usize];
-            assert!((seen - expected).abs() < 1.0, "{distribution:?} {q}: {seen}, expected {expected}");
-        }
-    }
-
-    #[test]
-    fn a_normal_delay_is_never_negative() {
-        let delay = Delay {
-            delay_ns: 1_000_000,
-            jitter_ns: 10_000_000,
-            distribution: Distribution::Normal,
-            reorder: true,
-        };
-        let table = table(&delay).unwrap();
-        assert_eq!(table[0], 0);
-        assert!(table[..1025].is_sorted() && table[1025..].is_sorted());
-    }
-
-    #[test]
-    fn a_delay_without_jitter_needs_no_table() {
-        let delay = Delay { delay_ns: 1, jitter_ns: 0, distribution: Distribution::Uniform, reorder: true };
-        assert_eq!(table(&delay), None);
-    }
-}
+#[path = "distribution_tests.rs"]
+mod tests;

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod distribution;
+mod link;
 mod lower;
 mod matching;
 mod partition;
@@ -27,7 +28,7 @@ pub use spare::{MAX_SPARED_PORTS, unspared_ports};
 use crate::kernel::attach::Rung;
 use crate::scenario::errno;
 use crate::scenario::quantity::format_ns;
-use crate::scenario::{CorruptMode, Direction, Effect, Fault, Per, Scenario};
+use crate::scenario::{Capacity, CorruptMode, Direction, Effect, Fault, Per, Rate, Scenario};
 
 /// Where a target is, once it is found (or made).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -428,6 +429,7 @@ fn notes(hooks: &[Hook], effect: &Effect) -> Vec<String> {
         }
     }
     match effect {
+        Effect::Rate(Rate { capacity: Capacity::Trace(trace), .. }) => notes.push(link::note(trace)),
         Effect::Corrupt(corrupt) if corrupt.mode == CorruptMode::Wire => notes.push("wire: the checksum of the IPv4 header is broken, or the version of IPv6; where a super-packet is segmented behind us, in hardware or by the stack, the header is written anew and is right again (`ip link set DEV gso_max_segs 1` avoids it)".to_owned()),
         Effect::Corrupt(_) => notes.push("silent: TCP, UDP and ICMP that carry at least 2 bytes; other packets are counted as not treated".to_owned()),
         Effect::MarkEcn => notes.push("only packets of connections with ECN can be marked; others match and are not struck".to_owned()),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::source::{SourceText, Sources, Span};
@@ -137,7 +138,21 @@ pub struct Errors {
 impl Errors {
     /// Adds a text that spans can refer to.
     pub(crate) fn add_source(&mut self, name: &str, text: &str) -> usize {
-        self.sources.add(name, text)
+        self.sources.add(name, text, Path::new(""))
+    }
+
+    /// The same for a text whose relative paths begin in a folder.
+    pub(crate) fn add_source_in(&mut self, folder: &Path, name: &str, text: &str) -> usize {
+        self.sources.add(name, text, folder)
+    }
+
+    pub(crate) fn source(&self, source: usize) -> Option<Arc<SourceText>> {
+        self.sources.get(source).cloned()
+    }
+
+    /// The path that is meant by one that stands at `span`.
+    pub(crate) fn beside(&self, span: Span, path: &str) -> PathBuf {
+        self.sources.folder(span.source).map_or_else(|| path.into(), |folder| folder.join(path))
     }
 
     /// Notes that something is wrong at a place.

@@ -1,5 +1,8 @@
 //! What is done to a match: one variant for each way in which the kernel half can act.
 
+use std::sync::Arc;
+
+use super::data::{Profile, Trace};
 use super::matching::AddressRef;
 use super::model::Direction;
 use super::quantity::{BitRate, P32};
@@ -179,16 +182,28 @@ pub enum LossModel {
 }
 
 /// How much later packets come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delay {
-    /// The delay, or its mean.
-    pub delay_ns: u64,
-    /// Its spread, as the distribution has it; 0 is none.
-    pub jitter_ns: u64,
-    /// How the delays of single packets are spread.
-    pub distribution: Distribution,
+    /// The delays of single packets.
+    pub times: Times,
     /// Whether a packet may overtake another one of its flow.
     pub reorder: bool,
+}
+
+/// Where the delays of single packets come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Times {
+    /// A formula.
+    Spread {
+        /// The delay, or its mean.
+        delay_ns: u64,
+        /// Its spread, as the distribution has it; 0 is none.
+        jitter_ns: u64,
+        /// How they are spread around the mean.
+        distribution: Distribution,
+    },
+    /// A measurement.
+    Measured(Arc<Profile>),
 }
 
 /// How delays are spread around their mean. `delay` is the mean of each and `jitter` the standard deviation, but for
@@ -218,16 +233,28 @@ pub struct Reorder {
 }
 
 /// A link with a queue in front.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rate {
-    /// Bits of IP packets, and of the overhead, per second.
-    pub rate: BitRate,
+    /// What it carries: IP packets and their overhead.
+    pub capacity: Capacity,
     /// The longest wait for the link.
     pub queue: Queue,
-    /// Bytes that are sent at once after a pause.
-    pub burst_bytes: u64,
     /// Bytes of the link's own around each packet.
     pub overhead_bytes: u32,
+}
+
+/// What a link carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Capacity {
+    /// The same at all times.
+    Constant {
+        /// Bits per second.
+        rate: BitRate,
+        /// Bytes that are sent at once after a pause.
+        burst_bytes: u64,
+    },
+    /// What a recording says.
+    Trace(Arc<Trace>),
 }
 
 /// What bounds a queue.
@@ -237,6 +264,8 @@ pub enum Queue {
     TimeNs(u64),
     /// The bytes that wait.
     Bytes(u64),
+    /// So many full packets, of 1500 bytes and the overhead each.
+    Packets(u64),
 }
 
 /// How bits are flipped.

@@ -6,6 +6,7 @@
 //! What does not live here: whether a target exists, how a fault is done in the kernel, and anything that changes
 //! the host. The kinds of faults are in [`kinds`](crate::kinds).
 
+mod data;
 pub(crate) mod diagnostic;
 mod document;
 mod effect;
@@ -28,12 +29,13 @@ pub(crate) mod words;
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 
+pub use data::{Point, Profile, Trace};
 pub use diagnostic::{Class, Diagnostic, Diagnostics, Errors};
 pub use document::FaultTable;
 pub(crate) use document::MatchTable;
 pub use effect::{
-    Corrupt, CorruptMode, Delay, Distribution, Effect, Loss, LossModel, Partition, Per, Queue, Rate, Refusal,
-    Reorder, Shape,
+    Capacity, Corrupt, CorruptMode, Delay, Distribution, Effect, Loss, LossModel, Partition, Per, Queue,
+    Rate, Refusal, Reorder, Shape, Times,
 };
 pub use flags::Overrides;
 pub use matching::{
@@ -87,7 +89,7 @@ fn read_tree(source: &Source, overrides: &Overrides, errors: &mut Errors) -> Opt
     let file = source.read().map_err(|error| errors.push(error)).ok()?;
     let mut root = match &file {
         Some(file) => {
-            let number = errors.add_source(&file.name, &file.text);
+            let number = errors.add_source_in(source.folder(), &file.name, &file.text);
             tree::parse_document(number, &file.text, errors)?
         }
         None => Node { span: Span::NOWHERE, value: Value::Table(Table::default()) },

@@ -1,11 +1,13 @@
 //! Where a scenario's text comes from.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::diagnostic::Diagnostic;
+use crate::errno::name_of;
 
 /// Longer files are not scenarios.
 const MOST_BYTES: u64 = 1 << 20;
@@ -55,6 +57,14 @@ impl Source {
         }
     }
 
+    /// Where the relative paths in it begin: its own folder, else the working directory.
+    pub(crate) fn folder(&self) -> &Path {
+        match &self.0 {
+            Kind::File(path) => path.parent().unwrap_or_else(|| Path::new("")),
+            Kind::Text { .. } | Kind::Inline => Path::new(""),
+        }
+    }
+
     /// Reads the text; `None` if there is no file.
     pub(crate) fn read(&self) -> Result<Option<SourceText>, Diagnostic> {
         match &self.0 {
@@ -89,6 +99,25 @@ fn read_file(path: &Path) -> Result<SourceText, Diagnostic> {
     Ok(SourceText { name, text })
 }
 
+/// Reads a regular file of text, or says what is wrong with it.
+pub(crate) fn read_bounded(path: &Path, most_bytes: u64) -> Result<String, String> {
+    // A pipe that nobody writes to would keep the open waiting.
+    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
+    let cannot = |error: &std::io::Error| format!("cannot be read: {}", name_of(error));
+    let file = file.map_err(|error| cannot(&error))?;
+    if !file.metadata().map_err(|error| cannot(&error))?.is_file() {
+        return Err("is not a regular file".to_owned());
+    }
+    let mut bytes = Vec::new();
+    // A file can grow while it is read, so the read is bounded, not the size that the file states.
+    file.take(most_bytes + 1).read_to_end(&mut bytes).map_err(|error| cannot(&error))?;
+    if bytes.len() as u64 > most_bytes {
+        return Err(format!("is longer than {most_bytes} bytes"));
+    }
+    String::from_utf8(bytes)
+        .map_err(|error| format!("is not text: no UTF-8 at byte {}", error.utf8_error().valid_up_to()))
+}
+
 /// A text and the name by which messages call it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceText {
@@ -111,18 +140,25 @@ impl Span {
     pub(crate) const NOWHERE: Self = Self { source: usize::MAX, start: 0, end: 0 };
 }
 
-/// Every text of one scenario: the file, and what the command line adds to it.
+/// Every text of one scenario: the file, what the command line adds to it, the data that they name. Each with the folder
+/// in which its relative paths begin.
 #[derive(Debug, Default)]
-pub(crate) struct Sources(Vec<Arc<SourceText>>);
+pub(crate) struct Sources(Vec<(Arc<SourceText>, PathBuf)>);
 
 impl Sources {
     /// Adds a text; the number is what spans refer to.
-    pub(crate) fn add(&mut self, name: &str, text: &str) -> usize {
-        self.0.push(Arc::new(SourceText { name: name.to_owned(), text: text.to_owned() }));
+    pub(crate) fn add(&mut self, name: &str, text: &str, folder: &Path) -> usize {
+        let text = SourceText { name: name.to_owned(), text: text.to_owned() };
+        self.0.push((Arc::new(text), folder.to_owned()));
         self.0.len() - 1
     }
 
     pub(crate) fn get(&self, source: usize) -> Option<&Arc<SourceText>> {
-        self.0.get(source)
+        self.0.get(source).map(|(text, _)| text)
+    }
+
+    /// The folder in which the relative paths of a text begin.
+    pub(crate) fn folder(&self, source: usize) -> Option<&Path> {
+        self.0.get(source).map(|(_, folder)| folder.as_path())
     }
 }

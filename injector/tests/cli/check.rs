@@ -39,6 +39,51 @@ fn stdin_is_a_file_too() {
     assert!(said.stderr.contains("<stdin>:2:"), "{said}");
 }
 
+/// A fault whose delays are in a file.
+const MEASURED: &str = r#"
+duration = "3s"
+
+[target.db]
+cgroup = "/db"
+
+[[fault]]
+target = "db"
+kind = "network.delay"
+profile = "data/rtt.csv"
+"#;
+
+#[test]
+fn a_data_file_lies_beside_its_scenario_or_in_the_working_directory() {
+    let desk = Desk::new();
+    std::fs::create_dir_all(desk.path().join("folder/data")).unwrap();
+    std::fs::create_dir(desk.path().join("data")).unwrap();
+    desk.write("folder/x.toml", MEASURED);
+    desk.write("folder/data/rtt.csv", "delay_ms\n1\n");
+    assert_eq!(desk.injector(&["check", "folder/x.toml"]).status, Some(0));
+    let said = desk.injector_reads(&["check", "-"], MEASURED);
+    assert_eq!(said.status, Some(2), "{said}");
+    assert!(said.stderr.contains("data/rtt.csv cannot be read: ENOENT"), "{said}");
+    desk.write("data/rtt.csv", "delay_ms,cumulative_probability\n1,0.5\n0.9,1\n");
+    insta::assert_snapshot!("data_file", desk.injector_reads(&["check", "-"], MEASURED));
+    let said = desk.injector_reads(&["check", "--json", "-"], MEASURED);
+    assert!(said.stdout.contains(r#""file":"data/rtt.csv","hint""#), "{said}");
+    desk.write("data/rtt.csv", "1ms\n");
+    assert_eq!(desk.injector_reads(&["check", "-"], MEASURED).status, Some(0));
+}
+
+#[test]
+fn the_data_files_of_ready_made_scenarios_are_told_from_missing_ones() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios/network");
+    for (scenario, data) in [("measured-delay.toml", "rtt.csv"), ("lte.toml", "lte.trace")] {
+        let desk = Desk::new();
+        std::fs::copy(source.join(scenario), desk.path().join(scenario)).unwrap();
+        let said = desk.injector(&["check", scenario]);
+        assert!(said.status == Some(2) && said.stderr.contains(data), "{said}");
+        std::fs::copy(source.join(data), desk.path().join(data)).unwrap();
+        assert_eq!(desk.injector(&["check", scenario]).status, Some(0));
+    }
+}
+
 #[test]
 fn every_ready_made_scenario_is_good() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");

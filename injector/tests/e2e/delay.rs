@@ -121,7 +121,7 @@ fn overtakings(came: &[Arrival]) -> usize {
 
 /// Fails unless each datagram took at least what it should, and a tenth of them hardly more.
 #[track_caller]
-fn assert_took(came: &[Arrival], expected_ms: impl Fn(u32) -> f64) {
+pub(crate) fn assert_took(came: &[Arrival], expected_ms: impl Fn(u32) -> f64) {
     let late = |share| quantile(came.iter().map(|one| one.took_ms() - expected_ms(one.number)), share);
     assert!(late(0.0) > -0.1, "{} ms before its time", -late(0.0));
     assert!(late(0.1) < if in_vm() { 10.0 } else { 1.0 }, "a tenth of them {} ms late", late(0.1));

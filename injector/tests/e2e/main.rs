@@ -26,6 +26,7 @@ mod iperf;
 mod loss;
 mod matching;
 mod matrix;
+mod measured;
 mod model;
 mod netem;
 mod outage;

@@ -27,7 +27,7 @@ const UNITS: [(&str, u64); 10] = [
 const UNIT_NAMES: &[&str] = &["ns", "us", "ms", "s", "m", "h", "d"];
 
 /// Nanoseconds of a unit, by its name.
-pub(super) fn unit_ns(name: &str) -> Option<u64> {
+pub(crate) fn unit_ns(name: &str) -> Option<u64> {
     UNITS.iter().find(|(unit, _)| *unit == name).map(|(_, ns)| *ns)
 }
 

@@ -16,6 +16,7 @@ use std::fmt;
 
 pub use budget::Budget;
 pub use bytes::Bytes;
+pub(crate) use duration::unit_ns;
 pub use duration::{DurationNs, format_ns};
 pub use length::LengthRange;
 pub use nth::Nth;
