@@ -3,8 +3,8 @@
 //! Two things live here. First the **layouts** of everything that crosses the border through a map
 //! (`layout`, `rule`, `matching`, `event`): `repr(C)`, fixed widths, explicit padding, every size and
 //! offset asserted at compile time, because the halves are compiled by different compilers. Second the
-//! **decisions** (`draw`, `window`, `frequency`, `loss`, `distribution`, `link`, `link_trace`, `treatment`, `call`, `decide`): plain
-//! functions over plain values, which the kernel runs as they are and which a user-space model runs to predict it.
+//! **decisions** (`draw`, `window`, `frequency`, `loss`, `distribution`, `link`, `link_trace`, `treatment`, `call`, `dns`, `decide`):
+//! plain functions over plain values, which the kernel runs as they are and which a user-space model runs to predict it.
 //!
 //! What does not live here: anything that touches a packet, a map, a helper or the host.
 #![cfg_attr(not(test), no_std)]
@@ -23,6 +23,7 @@
 pub mod call;
 pub mod decide;
 pub mod distribution;
+pub mod dns;
 pub mod draw;
 pub mod event;
 pub mod frequency;

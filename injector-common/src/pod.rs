@@ -1,5 +1,6 @@
 //! The user half's promise to aya that the border types are plain bytes.
 
+use crate::dns::Questions;
 use crate::layout::{AddressKey, Control, Counters, FaultState, Target};
 use crate::rule::Rule;
 
@@ -12,4 +13,4 @@ macro_rules! pod {
     };
 }
 
-pod!(AddressKey, Control, Counters, FaultState, Rule, Target);
+pod!(AddressKey, Control, Counters, FaultState, Questions, Rule, Target);

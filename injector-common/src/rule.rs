@@ -23,6 +23,8 @@ pub const ACTION_CORRUPT: u32 = 6;
 pub const ACTION_MARK_CE: u32 = 7;
 /// `Rule::action`: the TCP segment offers another window.
 pub const ACTION_WINDOW: u32 = 8;
+/// `Rule::action`: a DNS question gets a wrong answer or none, and goes no further, see [`crate::dns`].
+pub const ACTION_DNS: u32 = 11;
 /// `Rule::action`: a call of the target fails.
 pub const ACTION_CONNECT: u32 = 12;
 

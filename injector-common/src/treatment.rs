@@ -12,7 +12,7 @@ use crate::link::transmit;
 use crate::link_trace::Opportunities;
 use crate::packet::Packet;
 use crate::rule::{
-    ACTION_CORRUPT, ACTION_DELAY, ACTION_DUPLICATE, ACTION_MARK_CE, ACTION_RATE, ACTION_WINDOW,
+    ACTION_CORRUPT, ACTION_DELAY, ACTION_DNS, ACTION_DUPLICATE, ACTION_MARK_CE, ACTION_RATE, ACTION_WINDOW,
 };
 
 /// `Treatment::flags`: a packet never leaves before one of its flow that came earlier.
@@ -43,14 +43,14 @@ pub struct Treatment {
     pub queue: u64,
     /// So far the link may run ahead of its rate after a pause.
     pub burst_ns: u64,
-    /// First entry of the distribution in `QUANTILES`, or of the trace in `OPPORTUNITIES`.
+    /// First entry of the distribution in `QUANTILES`, of the trace in `OPPORTUNITIES`; entry of the names in `QUESTIONS`.
     pub table: u32,
     /// `TREAT_` bits.
     pub flags: u32,
     /// Bytes of the link's own around each packet on the wire.
     pub overhead: u32,
     /// Additional copies of a duplicated packet; the size of the window of a TCP segment; the errno of a call that fails;
-    /// opportunities of a trace.
+    /// opportunities of a trace; the answer to a DNS question.
     pub count: u32,
     /// Bits to flip; the calls that fail, `CALL_` bits of [`crate::call`].
     pub bits: u32,
@@ -98,6 +98,8 @@ pub struct Way {
     /// What the packet waits with: packets of one hash leave in the order of their times, and one that comes later with an
     /// earlier time may have to wait for the others (`fq_dequeue` in `net/sched/sch_fq.c` wakes a flow for its first packet).
     pub hash: u32,
+    /// The answer to the DNS question.
+    pub answer: u32,
 }
 
 /// What became of a packet that a stage has treated.
@@ -142,6 +144,7 @@ pub fn treat<M: Memory, T: Quantiles + Opportunities>(
             way.marks |= MARK_WINDOW;
             way.window = treatment.count;
         }
+        ACTION_DNS if needs.action(ACTION_DNS) => way.answer = treatment.count,
         ACTION_CORRUPT if needs.action(ACTION_CORRUPT) => corrupt(treatment, packet, direction, memory, way),
         _ => {}
     }

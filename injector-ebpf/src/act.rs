@@ -25,7 +25,7 @@ const DEPARTURE: u32 = 1;
 const TO_INGRESS: u64 = 1;
 /// The walk of the packet at hand, which `strike` has just left.
 #[inline(always)]
-fn walk(direction: u32) -> Option<&'static mut Walk> {
+pub(crate) fn walk(direction: u32) -> Option<&'static mut Walk> {
     let walk = WALKS.get_ptr_mut(direction)?;
     // SAFETY: a value of this CPU's own; programs of one direction do not preempt each other on it.
     Some(unsafe { &mut *walk })

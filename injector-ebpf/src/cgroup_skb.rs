@@ -27,7 +27,8 @@ pub fn injector_ingress(ctx: SkBuffContext) -> i32 {
             act::mark_at_socket(skb);
             PASS
         }
-        Verdict::Lose | Verdict::LocalDrop => DROP,
+        // No answer can be sent from here; the plan allows none but silence.
+        Verdict::Lose | Verdict::LocalDrop | Verdict::Answer => DROP,
     }
 }
 

@@ -65,7 +65,7 @@ pub(crate) fn apply(skb: *mut __sk_buff, framing: Framing, walk: &mut Walk) {
 
 /// Where the network header begins in the buffer; `None` where the device has a header of its own that we don't know.
 #[inline(always)]
-fn network_offset(skb: *mut __sk_buff, framing: Framing, family: u8) -> Option<u32> {
+pub(crate) fn network_offset(skb: *mut __sk_buff, framing: Framing, family: u8) -> Option<u32> {
     if framing == Framing::Ethernet {
         return Some(EthHdr::LEN as u32);
     }
@@ -74,7 +74,7 @@ fn network_offset(skb: *mut __sk_buff, framing: Framing, family: u8) -> Option<u
 }
 
 #[inline(always)]
-fn load<T: Copy + Default>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
+pub(crate) fn load<T: Copy + Default>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
     let mut value = T::default();
     // SAFETY: the helper writes exactly `size_of::<T>()` bytes to the buffer or fails.
     let status =
@@ -85,7 +85,7 @@ fn load<T: Copy + Default>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
 /// Writes to the packet. `flags` says whether a checksum of the whole packet (`CHECKSUM_COMPLETE`) follows, which it must
 /// unless the transport's own is mended.
 #[inline(always)]
-fn store<T: Copy>(skb: *mut __sk_buff, offset: u32, value: T, flags: u64) -> bool {
+pub(crate) fn store<T: Copy>(skb: *mut __sk_buff, offset: u32, value: T, flags: u64) -> bool {
     // SAFETY: the helper reads exactly `size_of::<T>()` bytes of the value.
     unsafe { bpf_skb_store_bytes(skb, offset, (&raw const value).cast(), size_of::<T>() as u32, flags) == 0 }
 }
@@ -105,7 +105,14 @@ fn checksum_of(protocol: u8) -> Option<(u32, u64)> {
 
 /// Replaces two bytes and mends the transport's checksum.
 #[inline(always)]
-fn replace_word(skb: *mut __sk_buff, transport: u32, protocol: u8, at: u32, old: u16, new: u16) -> bool {
+pub(crate) fn replace_word(
+    skb: *mut __sk_buff,
+    transport: u32,
+    protocol: u8,
+    at: u32,
+    old: u16,
+    new: u16,
+) -> bool {
     let Some((checksum, flags)) = checksum_of(protocol) else { return false };
     if !store(skb, at, new, 0) {
         return false;

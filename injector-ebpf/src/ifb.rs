@@ -32,8 +32,8 @@ fn act_on(skb: *mut __sk_buff, framing: Framing) -> i32 {
     match decided(skb, framing) {
         Verdict::Pass => TC_ACT_UNSPEC,
         Verdict::Treat => act::hold(skb, framing),
-        // Who sent it is elsewhere: nobody is told of a drop.
-        Verdict::Lose | Verdict::LocalDrop => TC_ACT_SHOT as i32,
+        // Who sent it is elsewhere: nobody is told of a drop. What answers is refused together with what keeps back.
+        Verdict::Lose | Verdict::LocalDrop | Verdict::Answer => TC_ACT_SHOT as i32,
     }
 }
 

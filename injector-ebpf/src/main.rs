@@ -6,6 +6,7 @@
 //! - `strike`: from a target to the verdict over one packet; every outcome is counted.
 //! - `sock_addr`: calls of a cgroup's processes that ask for a connection or an address.
 //! - `act`, `change`: what is done to a packet that stays: copied, kept back, changed.
+//! - `dns`: questions of the domain name system, and how one becomes its answer.
 //! - `parse`, `maps`, `memory`, `tables`: the packet's headers, the maps, the atomics in them, the lookups.
 //!
 //! No policy and no strings live here; the decisions themselves are `injector-common`'s. Every internal
@@ -25,6 +26,8 @@ mod act;
 mod cgroup_skb;
 #[cfg(target_arch = "bpf")]
 mod change;
+#[cfg(target_arch = "bpf")]
+mod dns;
 #[cfg(target_arch = "bpf")]
 mod ifb;
 #[cfg(target_arch = "bpf")]

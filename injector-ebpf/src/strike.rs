@@ -17,10 +17,13 @@ use injector_common::link_trace::Search;
 use injector_common::matching::AddressSets;
 use injector_common::needs::Needs;
 use injector_common::packet::{Address, Packet};
-use injector_common::rule::{ACTION_LOCAL_DROP, ACTION_LOSS, ACTION_RATE, EGRESS, RULE_PER_SEGMENT, Rule};
+use injector_common::rule::{
+    ACTION_DNS, ACTION_LOCAL_DROP, ACTION_LOSS, ACTION_RATE, EGRESS, RULE_PER_SEGMENT, Rule,
+};
 use injector_common::treatment::{Treated, Way, treat};
 use injector_common::window::is_over;
 
+use crate::dns;
 use crate::maps::{ADDRESSES, CONTROL, COUNTERS, EVENTS, EVENTS_LOST, FILTER, RULES, TARGETS, WALKS, needs};
 use crate::memory::FaultMemory;
 use crate::parse::{self, Framing, Offsets};
@@ -37,6 +40,8 @@ pub(crate) enum Verdict {
     LocalDrop,
     /// It is to be changed, copied or kept back, as [`Walk::way`] of its direction says.
     Treat,
+    /// It is a DNS question, to which [`Walk::way`] of its direction has the answer.
+    Answer,
 }
 
 /// The experiment, if it is armed.
@@ -126,9 +131,11 @@ pub(crate) fn strike(
     walk.elapsed_ns = now_ns.wrapping_sub(control.start_ns);
     walk.first = rules.first;
     walk.action = 0;
-    match walk_on(walk, rules.count) {
+    walk.asked = dns::UNREAD;
+    match walk_on(skb, framing, walk, rules.count) {
         ACTION_LOSS => Verdict::Lose,
         ACTION_LOCAL_DROP => Verdict::LocalDrop,
+        ACTION_DNS if needs().action(ACTION_DNS) => Verdict::Answer,
         _ if needs().treats() && walk.is_treated() => Verdict::Treat,
         _ => Verdict::Pass,
     }
@@ -155,13 +162,20 @@ pub(crate) fn now_ns(control: &Control) -> u64 {
 
 /// Walks through the rules of the target; returns the action of the one that took the packet away, else 0.
 #[inline(always)]
-fn walk_on(walk: &mut Walk, count: u32) -> u32 {
-    let mut walk: *mut Walk = walk;
+fn walk_on(skb: *mut __sk_buff, framing: Framing, walk: &mut Walk, count: u32) -> u32 {
+    let mut round = Round { skb, walk, framing };
     // SAFETY: the callback has the signature that the helper wants, and its context outlives the call.
     unsafe {
-        bpf_loop(count.min(MAX_RULES_PER_TARGET), next_rule as *mut c_void, (&raw mut walk).cast(), 0);
-        (*walk).action
+        bpf_loop(count.min(MAX_RULES_PER_TARGET), next_rule as *mut c_void, (&raw mut round).cast(), 0);
+        (*round.walk).action
     }
+}
+
+/// For the callback of `bpf_loop`.
+struct Round {
+    skb: *mut __sk_buff,
+    walk: *mut Walk,
+    framing: Framing,
 }
 
 /// What the rules of a target share while one packet walks through them.
@@ -186,6 +200,8 @@ pub(crate) struct Walk {
     /// 1: a treatment has failed.
     pub(crate) failed: u32,
     search: Search,
+    /// Whether it carries a DNS question, as far as somebody has looked: a constant of `dns`.
+    pub(crate) asked: u32,
 }
 
 impl Walk {
@@ -197,17 +213,27 @@ impl Walk {
 
 /// One round of `bpf_loop`, which the verifier walks once and not for each rule. Returns 1 to stop.
 unsafe extern "C" fn next_rule(at: u32, context: *mut c_void) -> i64 {
-    // SAFETY: `strike` passes a pointer to the pointer to its own `Walk`.
-    let walk = unsafe { &mut **context.cast::<*mut Walk>() };
-    walk.action = apply(walk, walk.first + at);
+    // SAFETY: `walk_on` passes a pointer to its own `Round`, which points to the `Walk` of this CPU.
+    let (round, walk) = unsafe {
+        let round = &*context.cast::<Round>();
+        (round, &mut *round.walk)
+    };
+    walk.action = apply(round, walk, walk.first + at);
     i64::from(walk.action != 0)
 }
 
 /// Applies one rule; returns its action if it struck and took the packet away, else 0.
 #[inline(always)]
-fn apply(walk: &mut Walk, index: u32) -> u32 {
+fn apply(round: &Round, walk: &mut Walk, index: u32) -> u32 {
     let Some(rule) = RULES.get(index) else { return 0 };
     if !is_meant(rule, &walk.packet, &Tries) {
+        return 0;
+    }
+    // Before the decision, so that only the questions that are meant count for `nth`.
+    // SAFETY: a field of a map value. Volatile, or the verifier walks through all that follows once more for this action.
+    let action = unsafe { (&raw const rule.action).read_volatile() };
+    if needs().action(ACTION_DNS) && action == ACTION_DNS && !dns::asks(round.skb, round.framing, walk, rule)
+    {
         return 0;
     }
     let Some(memory) = FaultMemory::of(rule.fault) else { return 0 };
@@ -223,7 +249,7 @@ fn apply(walk: &mut Walk, index: u32) -> u32 {
     if needs().trace() {
         trace(rule, walk, index, outcome);
     }
-    let takes_away = rule.action == ACTION_LOSS || rule.action == ACTION_LOCAL_DROP;
+    let takes_away = matches!(rule.action, ACTION_LOSS | ACTION_LOCAL_DROP | ACTION_DNS);
     match outcome {
         Outcome::Injected if takes_away => rule.action,
         Outcome::QueueFull if needs().action(ACTION_RATE) => ACTION_LOSS,

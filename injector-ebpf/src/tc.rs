@@ -13,6 +13,7 @@ use aya_ebpf::programs::TcContext;
 use injector_common::rule::{EGRESS, INGRESS};
 
 use crate::act;
+use crate::dns;
 use crate::maps::INTERFACES;
 use crate::parse::Framing;
 use crate::strike::{Verdict, armed, span, strike, target_of_socket};
@@ -64,6 +65,7 @@ fn act_on_ingress(skb: *mut __sk_buff, framing: Framing, verdict: Verdict) -> i3
     match verdict {
         Verdict::Pass => TC_ACT_UNSPEC,
         Verdict::Treat => act::arrive(skb, framing, device_mark()),
+        Verdict::Answer => dns::answer(skb, framing, INGRESS),
         // At ingress nobody is told of a drop.
         Verdict::Lose | Verdict::LocalDrop => TC_ACT_SHOT as i32,
     }
@@ -75,6 +77,7 @@ fn act_on_egress(skb: *mut __sk_buff, framing: Framing, mark: u32, verdict: Verd
         Verdict::Pass => TC_ACT_UNSPEC,
         Verdict::Lose => lose(),
         Verdict::Treat => act::leave(skb, framing, mark),
+        Verdict::Answer => dns::answer(skb, framing, EGRESS),
         Verdict::LocalDrop => TC_ACT_SHOT as i32,
     }
 }

@@ -6,6 +6,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{CgroupSkb, CgroupSockAddr, SchedClassifier};
 use aya::{Ebpf, VerifierLogLevel, include_bytes_aligned};
+use injector_common::dns::Questions;
 use injector_common::layout::{
     AddressKey, Control, Counters, FaultState, MAX_LEVELS, SET_BITS, Target, filter_place,
 };
@@ -45,6 +46,8 @@ pub struct Image {
     pub quantiles: Vec<u64>,
     /// The opportunities of traced links in ms, one trace behind the other.
     pub opportunities: Vec<u32>,
+    /// The questions that DNS faults mean.
+    pub questions: Vec<Questions>,
     /// Whether some rule keeps the order of a flow.
     pub keeps_order: bool,
     /// `CONTROL_` bits.
@@ -77,6 +80,7 @@ impl Kernel {
             .map_max_entries("DEPARTURES", if image.keeps_order { image.faults.max(1) * CLASSES } else { 1 })
             .map_max_entries("QUANTILES", entries(image.quantiles.len()))
             .map_max_entries("OPPORTUNITIES", entries(image.opportunities.len()))
+            .map_max_entries("QUESTIONS", entries(image.questions.len()))
             .map_max_entries("ADDRESSES", entries(image.addresses.len()));
         if image.flags & injector_common::layout::CONTROL_TRACE != 0 {
             loader.map_max_entries("EVENTS", TRACE_BYTES);
@@ -113,6 +117,10 @@ impl Kernel {
         let mut opportunities: Array<_, u32> = self.typed("OPPORTUNITIES")?;
         for (index, value) in image.opportunities.iter().enumerate() {
             opportunities.set(index as u32, value, 0).map_err(|e| KernelError::map("OPPORTUNITIES", e))?;
+        }
+        let mut questions: Array<_, Questions> = self.typed("QUESTIONS")?;
+        for (index, value) in image.questions.iter().enumerate() {
+            questions.set(index as u32, value, 0).map_err(|e| KernelError::map("QUESTIONS", e))?;
         }
         for (index, rule) in image.rules.iter().enumerate() {
             self.set_rule(index as u32, rule)?;

@@ -6,6 +6,7 @@
 mod network_connect;
 mod network_corrupt;
 mod network_delay;
+mod network_dns;
 mod network_duplicate;
 mod network_local_drop;
 mod network_loss;
@@ -77,12 +78,13 @@ pub static KINDS: &[&dyn Kind] = &[
     &network_window::NetworkWindow,
     &network_partition::NetworkPartition,
     &network_connect::NetworkConnect,
+    &network_dns::NetworkDns,
 ];
 
 /// The kinds that the language has and this version has not: asking for one is not a slip.
 #[rustfmt::skip]
 pub static PLANNED: &[&str] = &[
-    "network.reset", "network.reject", "network.dns", "network.link", "io.error", "io.delay", "io.short", "io.lost", "io.corrupt", "syscall.error", "syscall.delay",
+    "network.reset", "network.reject", "network.link", "io.error", "io.delay", "io.short", "io.lost", "io.corrupt", "syscall.error", "syscall.delay",
     "syscall.signal", "process.pause", "process.stop", "process.kill", "process.throttle", "process.memory",
     "clock.offset", "clock.drift", "clock.freeze", "clock.strobe", "clock.leap", "clock.uncertainty",
 ];

@@ -249,6 +249,25 @@ fn what_can_not_be_meant_is_refused_with_the_reason() {
         ),
         ("kind = \"network.window\"", "only TCP has a receive window"),
         ("kind = \"network.window\"\nmatch = { protocol = \"udp\" }", "only TCP has a receive window"),
+        ("kind = \"network.dns\"\nanswer = \"nodata\"", "unknown answer"),
+        ("kind = \"network.dns\"\nnames = []", "an empty list means nothing"),
+        ("kind = \"network.dns\"\nnames = \"*\"", "leave `names` out to mean every name"),
+        ("kind = \"network.dns\"\nnames = \".\"", "leave `names` out to mean every name"),
+        ("kind = \"network.dns\"\nnames = \"db*.internal\"", "is not the whole first label"),
+        ("kind = \"network.dns\"\nnames = \"a.*.internal\"", "is not the whole first label"),
+        ("kind = \"network.dns\"\nnames = \"a..internal\"", "has an empty label"),
+        ("kind = \"network.dns\"\nnames = \".internal\"", "has an empty label"),
+        ("kind = \"network.dns\"\nnames = \"a b\"", "can't be in a name"),
+        ("kind = \"network.dns\"\nnames = \"[ab].internal\"", "can't be in a name"),
+        ("kind = \"network.dns\"\nnames = \"bücher.example\"", "xn--bcher-kva.example"),
+        (
+            "kind = \"network.dns\"\nnames = [\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\"]",
+            "at most 8",
+        ),
+        ("kind = \"network.dns\"\ntypes = \"AAA\"", "did you mean `AAAA`?"),
+        ("kind = \"network.dns\"\ntypes = 0", "out of range"),
+        ("kind = \"network.dns\"\ntypes = [1,2,3,4,5,6,7,8,9]", "at most 8"),
+        ("kind = \"network.dns\"\nmatch = { protocol = \"icmp\" }", "go over UDP or TCP"),
     ] {
         let said = complaint(keys);
         assert!(said.contains(reason), "{keys}: {said:?}");
@@ -308,6 +327,17 @@ fn partition(keys: &str) -> String {
 }
 
 #[test]
+fn a_name_has_the_lengths_that_it_can_have_on_the_wire() {
+    let said = |name: &str| complaint(&format!("kind = \"network.dns\"\nnames = \"{name}\""));
+    let label = "a".repeat(63);
+    assert_eq!(said(&format!("{label}.internal")), "");
+    assert!(said(&format!("{label}a.internal")).contains("has 64 characters"));
+    let longest = format!("{label}.{label}.{label}.{}", "b".repeat(61));
+    assert_eq!((longest.len(), said(&longest)), (253, String::new()));
+    assert!(said(&format!("{longest}b")).contains("the name has 254 characters"));
+}
+
+#[test]
 fn the_smallest_form_of_each_kind_is_enough() {
     for keys in [
         "kind = \"network.delay\"\ndelay = \"40ms\"",
@@ -323,6 +353,8 @@ fn the_smallest_form_of_each_kind_is_enough() {
         "kind = \"network.connect\"\nerrno = 111\nmatch = { protocol = \"tcp\", remote = \"10.0.0.1\", family = 4 }",
         "kind = \"network.connect\"\nerrno = \"ENOTSUP\"\noperations = [\"connect\", \"bind\", \"sendmsg\"]",
         "kind = \"network.connect\"\nerrno = 98\noperations = \"bind\"\nmatch = { local_port = 80, local = \"::1\" }",
+        "kind = \"network.dns\"",
+        "kind = \"network.dns\"\nnames = \"*.Internal.\"\ntypes = \"aaaa\"\nmatch = { protocol = \"udp\" }",
     ] {
         assert_eq!(complaint(keys), "", "{keys}");
     }

@@ -12,7 +12,7 @@ use injector_common::rule::{self as border, Rule};
 use injector_common::window::Window;
 
 use super::addresses::AddressSets;
-use super::{Place, PlanError, World, matching, partition, spare, treat};
+use super::{Place, PlanError, World, dns, matching, partition, spare, treat};
 use crate::kernel::Image;
 use crate::scenario::{Direction, Effect, Fault, Frequency, Loss, LossModel, Per, Scenario, When};
 use injector_common::treatment::TREAT_KEEPS_ORDER;
@@ -66,6 +66,7 @@ pub fn lower(scenario: &Scenario, seed: u64, world: &World) -> Result<Lowered, P
     }
     lowered.image.addresses = sets.entries();
     treat::lay_out_tables(scenario, &mut lowered);
+    dns::lay_out(scenario, &mut lowered);
     lowered.image.keeps_order =
         lowered.image.rules.iter().any(|rule| rule.treatment.flags & TREAT_KEEPS_ORDER != 0);
     if lowered.image.rules.iter().any(looks_at_time) {
@@ -157,7 +158,7 @@ fn rule_at(
     world: &World,
     sets: &mut AddressSets,
 ) -> Result<Rule, PlanError> {
-    let mut rule = rule(fault, position as u32, seed, world, sets)?;
+    let mut rule = rule((fault, way), position as u32, seed, world, sets)?;
     rule.direction = way;
     if matches!(place, Place::Interface { .. }) {
         spare::apply(&mut rule, fault, world, sets);
@@ -166,7 +167,7 @@ fn rule_at(
 }
 
 fn rule(
-    fault: &Fault,
+    (fault, way): (&Fault, u32),
     slot: u32,
     seed: u64,
     world: &World,
@@ -178,7 +179,7 @@ fn rule(
         stream: draw::stream(seed, number, PURPOSE_STRIKE),
         limit: fault.limit.unwrap_or(border::NO_LIMIT),
         window: window(&fault.when, draw::stream(seed, number, PURPOSE_WINDOW)),
-        include: matching::lower(&fault.id, &fault.matcher, world, sets)?,
+        include: matching::lower(&fault.id, &dns::matcher(fault, way), world, sets)?,
         ..Rule::default()
     };
     if let Some(exclude) = &fault.exclude {

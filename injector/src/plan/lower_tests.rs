@@ -74,6 +74,20 @@ fn rules_are_in_the_order_of_the_file_and_an_inner_target_meets_the_faults_above
 }
 
 #[test]
+fn a_dns_fault_has_its_questions_in_an_entry_and_spares_no_gateway() {
+    let dns = |target: &str, keys: &str| {
+        format!("[[fault]]\ntarget = \"{target}\"\nkind = \"network.dns\"\n{keys}\n")
+    };
+    let lowered = lowered(&(dns("wan", "answer = \"silence\"") + &dns("wan", "names = \"db.internal\"")));
+    let treatments: Vec<_> = lowered.image.rules.iter().map(|r| (r.action, r.treatment)).collect();
+    let [(action, silence), (_, nxdomain)] = treatments[..] else { panic!("{treatments:?}") };
+    assert_eq!(action, border::ACTION_DNS);
+    assert_eq!((silence.table, silence.count, nxdomain.table, nxdomain.count), (0, 16, 1, 3));
+    assert_eq!(lowered.image.questions.iter().map(|q| q.name_count).collect::<Vec<_>>(), [0, 1]);
+    assert!(lowered.image.rules.iter().all(|rule| rule.flags == 0), "{:?}", lowered.image.rules);
+}
+
+#[test]
 fn both_directions_are_two_rules_of_one_fault() {
     let lowered = lowered(&(fault("wan", "direction = \"both\"") + &fault("wan", "direction = \"ingress\"")));
     let wan = lowered.image.interfaces[&ETH0];

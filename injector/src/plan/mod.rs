@@ -5,6 +5,7 @@
 
 mod addresses;
 mod distribution;
+mod dns;
 mod link;
 mod lower;
 mod matching;
@@ -301,11 +302,10 @@ pub fn check_directions(scenario: &Scenario, kind_of: &dyn Fn(&str) -> TargetKin
                 "can't keep back what arrives at a cgroup: its hook may only pass or drop",
                 "use direction = \"egress\", here or on the side that sends, or an `interface` as the target",
             )
-        } else if matches!(fault.effect, Effect::Duplicate { .. }) && keeps_back_what_arrives(scenario, fault)
-        {
+        } else if fault.effect.sends() && keeps_back_what_arrives(scenario, fault) {
             (
-                "can't copy what arrives at a device where another fault keeps it back: copies don't find the way round",
-                "duplicate on the side that sends, or keep packets back there",
+                "can't send packets of its own where another fault keeps back what arrives: they don't find the way round",
+                "take the side that sends as the target of one of the two",
             )
         } else if fault.effect.changes() && fault.effect != Effect::MarkEcn && on_cgroup {
             (
@@ -433,6 +433,7 @@ fn notes(hooks: &[Hook], effect: &Effect) -> Vec<String> {
         Effect::Corrupt(corrupt) if corrupt.mode == CorruptMode::Wire => notes.push("wire: the checksum of the IPv4 header is broken, or the version of IPv6; where a super-packet is segmented behind us, in hardware or by the stack, the header is written anew and is right again (`ip link set DEV gso_max_segs 1` avoids it)".to_owned()),
         Effect::Corrupt(_) => notes.push("silent: TCP, UDP and ICMP that carry at least 2 bytes; other packets are counted as not treated".to_owned()),
         Effect::MarkEcn => notes.push("only packets of connections with ECN can be marked; others match and are not struck".to_owned()),
+        Effect::Dns(dns) => notes.extend(dns::notes(dns)),
         _ => {}
     }
     if per_segment(effect) {

@@ -4,7 +4,7 @@ use injector_common::rule::{self as border, Rule};
 
 use super::addresses::{AddressSets, single};
 use super::{World, matching};
-use crate::scenario::{Fault, Match, PortRange};
+use crate::scenario::{Effect, Fault, Match, PortRange};
 
 const TCP: u8 = 6;
 const ICMPV6: u8 = 58;
@@ -14,6 +14,10 @@ pub const MAX_SPARED_PORTS: usize = 4;
 
 /// Gives a rule its allow-list.
 pub(super) fn apply(rule: &mut Rule, fault: &Fault, world: &World, sets: &mut AddressSets) {
+    // It strikes nothing but questions, and the gateway is often who is asked.
+    if is_dns(fault) {
+        return;
+    }
     if !fault.matcher.protocols.contains(&ICMPV6) {
         rule.flags |= border::RULE_SPARES_NEIGHBOURS;
     }
@@ -34,6 +38,10 @@ pub(super) fn apply(rule: &mut Rule, fault: &Fault, world: &World, sets: &mut Ad
     }
 }
 
+fn is_dns(fault: &Fault) -> bool {
+    matches!(fault.effect, Effect::Dns(_))
+}
+
 /// The ports of an operator that a fault has no room to spare, the most important first in `wanted`.
 #[must_use]
 pub fn unspared_ports(fault: &Fault, wanted: &[u16]) -> Vec<u16> {
@@ -44,8 +52,9 @@ pub fn unspared_ports(fault: &Fault, wanted: &[u16]) -> Vec<u16> {
 fn ports(fault: &Fault, wanted: &[u16]) -> impl Iterator<Item = u16> {
     let matcher = &fault.matcher;
     // With a list of ports it strikes what it names, and nothing else.
-    let strikes_any =
-        matcher.local_ports.is_empty() && (matcher.protocols.is_empty() || matcher.protocols.contains(&TCP));
+    let strikes_any = !is_dns(fault)
+        && matcher.local_ports.is_empty()
+        && (matcher.protocols.is_empty() || matcher.protocols.contains(&TCP));
     let left_out = move |port| fault.exclude.as_ref().is_some_and(|not| leaves_out(not, port));
     wanted.iter().copied().filter(move |port| strikes_any && !left_out(*port))
 }

@@ -6,7 +6,7 @@ use injector_common::frequency::Nth;
 use injector_common::rule::{self as border, Rule};
 use injector_common::treatment::{self as treat, Treatment};
 
-use super::{Lowered, distribution, link};
+use super::{Lowered, distribution, dns, link};
 use crate::scenario::{
     Capacity, Corrupt, CorruptMode, Delay, Effect, Fault, Rate, Refusal, Reorder, Scenario, Times,
 };
@@ -27,6 +27,7 @@ pub(super) fn apply(rule: &mut Rule, fault: &Fault, seed: u64) {
         Effect::Corrupt(corrupt) => (border::ACTION_CORRUPT, corrupted(plain, corrupt)),
         Effect::MarkEcn => (border::ACTION_MARK_CE, plain),
         Effect::Connect(refusal) => (border::ACTION_CONNECT, refused(plain, refusal)),
+        Effect::Dns(asked) => (border::ACTION_DNS, Treatment { count: dns::code(asked.answer), ..plain }),
         Effect::Window { size } => (border::ACTION_WINDOW, Treatment { count: u32::from(*size), ..plain }),
     };
     rule.action = action;

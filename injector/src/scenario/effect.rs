@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::data::{Profile, Trace};
+use super::dns::{Dns, DnsAnswer};
 use super::matching::AddressRef;
 use super::model::Direction;
 use super::quantity::{BitRate, P32};
@@ -38,6 +39,8 @@ pub enum Effect {
     Partition(Partition),
     /// A call of the target fails, before there is any packet.
     Connect(Refusal),
+    /// A DNS question gets another answer than the server's.
+    Dns(Dns),
 }
 
 impl Effect {
@@ -56,6 +59,7 @@ impl Effect {
             Self::Window { .. } => "network.window",
             Self::Partition(_) => "network.partition",
             Self::Connect(_) => "network.connect",
+            Self::Dns(_) => "network.dns",
         }
     }
 
@@ -98,9 +102,22 @@ impl Effect {
         }
     }
 
+    /// Whether further packets are sent: copies, answers.
+    #[must_use]
+    pub fn sends(&self) -> bool {
+        match self {
+            Self::Duplicate { .. } => true,
+            Self::Dns(dns) => dns.answer != DnsAnswer::Silence,
+            _ => false,
+        }
+    }
+
     /// Whether the packet is changed or copied.
     #[must_use]
-    pub const fn changes(&self) -> bool {
+    pub fn changes(&self) -> bool {
+        if let Self::Dns(dns) = self {
+            return dns.answer != DnsAnswer::Silence;
+        }
         matches!(self, Self::Duplicate { .. } | Self::Corrupt(_) | Self::MarkEcn | Self::Window { .. })
     }
 }

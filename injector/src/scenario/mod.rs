@@ -8,6 +8,7 @@
 
 mod data;
 pub(crate) mod diagnostic;
+pub(crate) mod dns;
 mod document;
 mod effect;
 mod elsewhere;
@@ -31,6 +32,7 @@ use schemars::generate::SchemaSettings;
 
 pub use data::{Point, Profile, Trace};
 pub use diagnostic::{Class, Diagnostic, Diagnostics, Errors};
+pub use dns::{Dns, DnsAnswer, DnsName};
 pub use document::FaultTable;
 pub(crate) use document::MatchTable;
 pub use effect::{

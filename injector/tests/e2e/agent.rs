@@ -142,7 +142,12 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts it where `place` puts it.
     pub(crate) fn start(place: impl FnOnce(&mut Command) -> &mut Command) -> Self {
-        let mut command = python(AGENT);
+        Self::start_with("", place)
+    }
+
+    /// The same, with more functions to ask for.
+    pub(crate) fn start_with(more: &str, place: impl FnOnce(&mut Command) -> &mut Command) -> Self {
+        let mut command = python(&format!("{more}\n{AGENT}"));
         let mut child = place(&mut command).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         Self { stdin: child.stdin.take(), stdout, child }

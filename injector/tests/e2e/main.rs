@@ -1,6 +1,6 @@
 //! End-to-end tests: the built `injector` on real programs, seen from outside by tools that we did not write.
 //!
-//! Each test makes its own namespaces and cgroups. `scene` and `udp` set up and send, `model` and `statistics`
+//! Each test makes its own namespaces and cgroups. `scene`, `resolver` and `udp` set up and send, `model` and `statistics`
 //! say what must come out; the other modules are the tests, one subject each. How experiments begin and end,
 //! and what they leave, is not here.
 #![allow(
@@ -21,6 +21,7 @@ mod connect;
 mod delay;
 mod determinism;
 mod directions;
+mod dns;
 mod interface;
 mod iperf;
 mod loss;
@@ -33,6 +34,7 @@ mod outage;
 mod packets;
 mod partition;
 mod rate;
+mod resolver;
 mod scene;
 mod segments;
 mod statistics;

@@ -14,7 +14,7 @@ use crate::scene::{Scene, scenario};
 use crate::support::{Background, Experiment, Located as _, in_vm, python, root_or_skip};
 
 const HERE: [&str; 2] = ["10.96.0.1", "fd96::1"];
-const BEYOND: [&str; 2] = ["10.96.0.2", "fd96::2"];
+pub(crate) const BEYOND: [&str; 2] = ["10.96.0.2", "fd96::2"];
 
 /// Counts the datagrams to port 5001 that leave by the device, and on SIGUSR1 sends 20 of each family to it.
 const PEER: &str = r#"
@@ -70,7 +70,7 @@ print(json.dumps(seen))
 "#;
 
 /// Whether this kernel has such devices. In the emulated machines it must.
-fn has_tun() -> bool {
+pub(crate) fn has_tun() -> bool {
     let Err(error) = File::options().read(true).write(true).open("/dev/net/tun") else { return true };
     let lacking = |error: &io::Error| [ENOENT, ENODEV].map(Some).contains(&error.raw_os_error());
     assert!(lacking(&error) && !in_vm(), "only a lack of tun is a reason to skip: {error}");
@@ -78,10 +78,10 @@ fn has_tun() -> bool {
 }
 
 /// The device `tun0` of the client, and the process behind it. The device goes with the process.
-struct Tun(Background);
+pub(crate) struct Tun(Background);
 
 impl Tun {
-    fn new(scene: &Scene) -> Self {
+    pub(crate) fn new(scene: &Scene) -> Self {
         let mut process = scene.spared(&mut python(PEER)).background();
         process.wait_for_line("ready");
         let client = &scene.pair.client;
