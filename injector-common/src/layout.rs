@@ -149,5 +149,30 @@ pub struct AddressKey {
 
 assert_layout!(AddressKey, size 20, align 4, { set: 0, address: 4 });
 
+/// Key of the map `CONNECTIONS`: a connection in one direction, as one fault sees it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionKey {
+    /// The target's address.
+    pub local: crate::packet::Address,
+    /// The other side's address.
+    pub remote: crate::packet::Address,
+    /// The target's port.
+    pub local_port: u16,
+    /// The other side's port.
+    pub remote_port: u16,
+    /// Slot of the fault.
+    pub fault: u32,
+    /// `EGRESS` or `INGRESS`.
+    pub direction: u32,
+}
+
+assert_layout!(ConnectionKey, size 44, align 4, {
+    local: 0, remote: 16, local_port: 32, remote_port: 34, fault: 36, direction: 40,
+});
+
+/// Connections whose bytes are counted at once, where a rule counts them; the longest unseen makes room for a new one.
+pub const CONNECTIONS: u32 = 65_536;
+
 /// Bits of an `AddressKey` before the address.
 pub const SET_BITS: u32 = 32;

@@ -3,7 +3,7 @@
 //! Two things live here. First the **layouts** of everything that crosses the border through a map
 //! (`layout`, `rule`, `matching`, `event`): `repr(C)`, fixed widths, explicit padding, every size and
 //! offset asserted at compile time, because the halves are compiled by different compilers. Second the
-//! **decisions** (`draw`, `window`, `frequency`, `loss`, `distribution`, `link`, `link_trace`, `treatment`, `call`, `dns`, `decide`):
+//! **decisions** (`draw`, `window`, `frequency`, `loss`, `distribution`, `link`, `link_trace`, `treatment`, `call`, `dns`, `answer`, `decide`):
 //! plain functions over plain values, which the kernel runs as they are and which a user-space model runs to predict it.
 //!
 //! What does not live here: anything that touches a packet, a map, a helper or the host.
@@ -20,6 +20,7 @@
 )]
 #![allow(clippy::cast_lossless, reason = "`From` is not const, and these functions are")]
 
+pub mod answer;
 pub mod call;
 pub mod decide;
 pub mod distribution;

@@ -23,6 +23,10 @@ pub const ACTION_CORRUPT: u32 = 6;
 pub const ACTION_MARK_CE: u32 = 7;
 /// `Rule::action`: the TCP segment offers another window.
 pub const ACTION_WINDOW: u32 = 8;
+/// `Rule::action`: the packet is lost, and the TCP connection that it belongs to is reset.
+pub const ACTION_RESET: u32 = 9;
+/// `Rule::action`: the packet is lost, and its sender gets an ICMP error.
+pub const ACTION_REJECT: u32 = 10;
 /// `Rule::action`: a DNS question gets a wrong answer or none, and goes no further, see [`crate::dns`].
 pub const ACTION_DNS: u32 = 11;
 /// `Rule::action`: a call of the target fails.
@@ -94,10 +98,8 @@ pub struct Rule {
     pub include: Match,
     /// The packets that are not meant (`not`).
     pub exclude: Match,
-    /// What is done to a packet that is struck and not taken away.
+    /// What is done to a packet that is struck and not merely dropped.
     pub treatment: Treatment,
-    /// Zero; keeps the rules on cache lines of their own.
-    pub _reserved: u64,
 }
 
 impl Default for Rule {
@@ -120,7 +122,6 @@ impl Default for Rule {
             include: Match::default(),
             exclude: Match::default(),
             treatment: Treatment::default(),
-            _reserved: 0,
         }
     }
 }
@@ -128,5 +129,5 @@ impl Default for Rule {
 assert_layout!(Rule, size 832, align 8, {
     action: 0, flags: 4, fault: 8, direction: 12, frequency: 16, spared_set: 20, spared_ports: 24, stream: 32,
     probability_p32: 40, nth: 48, limit: 72, budget: 80, window: 96, model: 136, include: 184, exclude: 472,
-    treatment: 760, _reserved: 824,
+    treatment: 760,
 });

@@ -27,6 +27,10 @@ pub const TREAT_OFFSET: u32 = 1 << 3;
 pub const TREAT_TRACE: u32 = 1 << 4;
 /// `Treatment::flags`: `queue` is a number of bytes. Only with [`TREAT_TRACE`].
 pub const TREAT_QUEUE_BYTES: u32 = 1 << 5;
+/// `Treatment::flags`: the target's side of the connection is reset.
+pub const TREAT_RESETS_LOCAL: u32 = 1 << 6;
+/// `Treatment::flags`: the other side of the connection is reset.
+pub const TREAT_RESETS_REMOTE: u32 = 1 << 7;
 
 /// What [`ACTION_DELAY`] and the other actions that keep the packet need to know. 0 where an action has no use for it.
 #[repr(C)]
@@ -50,17 +54,20 @@ pub struct Treatment {
     /// Bytes of the link's own around each packet on the wire.
     pub overhead: u32,
     /// Additional copies of a duplicated packet; the size of the window of a TCP segment; the errno of a call that fails;
-    /// opportunities of a trace; the answer to a DNS question.
+    /// opportunities of a trace; the answer to a DNS question; why a packet is rejected, one of the `REJECT_` constants of
+    /// [`crate::answer`].
     pub count: u32,
-    /// Bits to flip; the calls that fail, `CALL_` bits of [`crate::call`].
+    /// Bits to flip; the calls that fail, `CALL_` bits of [`crate::call`]; the MTU that a rejection names, in bytes.
     pub bits: u32,
     /// Byte of the payload at which the flips begin.
     pub offset: u32,
+    /// Payload that a connection carries in the rule's direction before it is reset, in bytes.
+    pub after_bytes: u64,
 }
 
-assert_layout!(Treatment, size 64, align 8, {
+assert_layout!(Treatment, size 72, align 8, {
     stream: 0, delay_ns: 8, byte_ns_q16: 16, queue: 24, burst_ns: 32, table: 40, flags: 44, overhead: 48, count: 52,
-    bits: 56, offset: 60,
+    bits: 56, offset: 60, after_bytes: 64,
 });
 
 /// `Way::marks`: set the congestion-experienced code point.
@@ -269,6 +276,7 @@ mod tests {
         count: 0,
         bits: 0,
         offset: 0,
+        after_bytes: 0,
     };
 
     #[test]

@@ -28,7 +28,7 @@ pub fn injector_ingress(ctx: SkBuffContext) -> i32 {
             PASS
         }
         // No answer can be sent from here; the plan allows none but silence.
-        Verdict::Lose | Verdict::LocalDrop | Verdict::Answer => DROP,
+        Verdict::Lose | Verdict::LocalDrop | Verdict::Answer | Verdict::Reset | Verdict::Reject => DROP,
     }
 }
 

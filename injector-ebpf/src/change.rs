@@ -5,6 +5,7 @@
 //! payload gets a right checksum by itself; elsewhere it is mended.
 
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_RECOMPUTE_CSUM};
 use aya_ebpf::helpers::generated::{
@@ -74,12 +75,13 @@ pub(crate) fn network_offset(skb: *mut __sk_buff, framing: Framing, family: u8) 
 }
 
 #[inline(always)]
-pub(crate) fn load<T: Copy + Default>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
-    let mut value = T::default();
+pub(crate) fn load<T: Copy>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: the helper writes exactly `size_of::<T>()` bytes to the buffer or fails.
     let status =
-        unsafe { bpf_skb_load_bytes(skb.cast(), offset, (&raw mut value).cast(), size_of::<T>() as u32) };
-    (status == 0).then_some(value)
+        unsafe { bpf_skb_load_bytes(skb.cast(), offset, value.as_mut_ptr().cast(), size_of::<T>() as u32) };
+    // SAFETY: on success every byte is written, and what is loaded are numbers and arrays of them.
+    (status == 0).then(|| unsafe { value.assume_init() })
 }
 
 /// Writes to the packet. `flags` says whether a checksum of the whole packet (`CHECKSUM_COMPLETE`) follows, which it must

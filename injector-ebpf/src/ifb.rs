@@ -33,7 +33,9 @@ fn act_on(skb: *mut __sk_buff, framing: Framing) -> i32 {
         Verdict::Pass => TC_ACT_UNSPEC,
         Verdict::Treat => act::hold(skb, framing),
         // Who sent it is elsewhere: nobody is told of a drop. What answers is refused together with what keeps back.
-        Verdict::Lose | Verdict::LocalDrop | Verdict::Answer => TC_ACT_SHOT as i32,
+        Verdict::Lose | Verdict::LocalDrop | Verdict::Answer | Verdict::Reset | Verdict::Reject => {
+            TC_ACT_SHOT as i32
+        }
     }
 }
 

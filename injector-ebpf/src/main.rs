@@ -7,6 +7,7 @@
 //! - `sock_addr`: calls of a cgroup's processes that ask for a connection or an address.
 //! - `act`, `change`: what is done to a packet that stays: copied, kept back, changed.
 //! - `dns`: questions of the domain name system, and how one becomes its answer.
+//! - `answer`, `reset`, `reject`: what its sender and its receiver get instead of a packet that is taken away.
 //! - `parse`, `maps`, `memory`, `tables`: the packet's headers, the maps, the atomics in them, the lookups.
 //!
 //! No policy and no strings live here; the decisions themselves are `injector-common`'s. Every internal
@@ -23,6 +24,8 @@
 #[cfg(target_arch = "bpf")]
 mod act;
 #[cfg(target_arch = "bpf")]
+mod answer;
+#[cfg(target_arch = "bpf")]
 mod cgroup_skb;
 #[cfg(target_arch = "bpf")]
 mod change;
@@ -36,6 +39,10 @@ mod maps;
 mod memory;
 #[cfg(target_arch = "bpf")]
 mod parse;
+#[cfg(target_arch = "bpf")]
+mod reject;
+#[cfg(target_arch = "bpf")]
+mod reset;
 #[cfg(target_arch = "bpf")]
 mod sock_addr;
 #[cfg(target_arch = "bpf")]

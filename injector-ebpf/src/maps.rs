@@ -2,11 +2,14 @@
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
-use injector_common::layout::{AddressKey, Control, Counters, FILTER_WORDS, FaultState, Target};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use injector_common::layout::{
+    AddressKey, ConnectionKey, Control, Counters, FILTER_WORDS, FaultState, Target,
+};
 use injector_common::needs::Needs;
 use injector_common::rule::Rule;
 
+use crate::reject::Quote;
 use crate::strike::Walk;
 
 /// The version of the border that this object was built with.
@@ -64,6 +67,10 @@ pub(crate) static QUANTILES: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static OPPORTUNITIES: Array<u32> = Array::with_max_entries(1, 0);
 
+/// Payload that connections have carried, for faults that begin after so many bytes; one entry if none does.
+#[map]
+pub(crate) static CONNECTIONS: LruHashMap<ConnectionKey, u64> = LruHashMap::with_max_entries(1, 0);
+
 /// What the rules did.
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
@@ -83,3 +90,7 @@ pub(crate) static EVENTS_LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(
 /// The packet at hand, one per direction and CPU.
 #[map]
 pub(crate) static WALKS: PerCpuArray<Walk> = PerCpuArray::with_max_entries(2, 0);
+
+/// The ICMP error that is being made, one per direction and CPU.
+#[map]
+pub(crate) static QUOTES: PerCpuArray<Quote> = PerCpuArray::with_max_entries(2, 0);

@@ -45,10 +45,16 @@ impl FaultMemory {
 
 #[inline(always)]
 pub(crate) fn add_one(word: *mut u64) -> u64 {
+    add(word, 1)
+}
+
+/// Adds to an aligned word inside of a map value, and returns what was there before.
+#[inline(always)]
+pub(crate) fn add(word: *mut u64, value: u64) -> u64 {
     // Not `Relaxed`: LLVM 22 then emits the instruction that does not fetch, and the "old value" is the addend.
     // The kernel's JIT makes the same `lock xadd` of both.
     // SAFETY: the callers pass an aligned word inside of a map value.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(word, 1) }
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(word, value) }
 }
 
 #[inline(always)]

@@ -6,6 +6,7 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_loop, bpf_skb_ancestor_cgroup_id};
 use aya_ebpf::maps::lpm_trie::Key;
+use injector_common::answer::{can_mean, is_answer};
 use injector_common::decide::{Outcome, decide, is_meant};
 use injector_common::distribution::MAX_DELAY_NS;
 use injector_common::event::Event;
@@ -18,7 +19,8 @@ use injector_common::matching::AddressSets;
 use injector_common::needs::Needs;
 use injector_common::packet::{Address, Packet};
 use injector_common::rule::{
-    ACTION_DNS, ACTION_LOCAL_DROP, ACTION_LOSS, ACTION_RATE, EGRESS, RULE_PER_SEGMENT, Rule,
+    ACTION_DNS, ACTION_LOCAL_DROP, ACTION_LOSS, ACTION_RATE, ACTION_REJECT, ACTION_RESET, EGRESS,
+    RULE_PER_SEGMENT, Rule,
 };
 use injector_common::treatment::{Treated, Way, treat};
 use injector_common::window::is_over;
@@ -27,6 +29,7 @@ use crate::dns;
 use crate::maps::{ADDRESSES, CONTROL, COUNTERS, EVENTS, EVENTS_LOST, FILTER, RULES, TARGETS, WALKS, needs};
 use crate::memory::FaultMemory;
 use crate::parse::{self, Framing, Offsets};
+use crate::reset;
 use crate::tables::Tables;
 
 /// What is to be done with a packet.
@@ -38,6 +41,10 @@ pub(crate) enum Verdict {
     Lose,
     /// The sender's own stack drops it, and knows.
     LocalDrop,
+    /// Its connection is reset in its place, as the rule [`Walk::treated_by`] says.
+    Reset,
+    /// Its sender gets an ICMP error in its place, likewise.
+    Reject,
     /// It is to be changed, copied or kept back, as [`Walk::way`] of its direction says.
     Treat,
     /// It is a DNS question, to which [`Walk::way`] of its direction has the answer.
@@ -136,6 +143,8 @@ pub(crate) fn strike(
         ACTION_LOSS => Verdict::Lose,
         ACTION_LOCAL_DROP => Verdict::LocalDrop,
         ACTION_DNS if needs().action(ACTION_DNS) => Verdict::Answer,
+        ACTION_RESET if needs().action(ACTION_RESET) => Verdict::Reset,
+        ACTION_REJECT if needs().action(ACTION_REJECT) => Verdict::Reject,
         _ if needs().treats() && walk.is_treated() => Verdict::Treat,
         _ => Verdict::Pass,
     }
@@ -229,11 +238,8 @@ fn apply(round: &Round, walk: &mut Walk, index: u32) -> u32 {
     if !is_meant(rule, &walk.packet, &Tries) {
         return 0;
     }
-    // Before the decision, so that only the questions that are meant count for `nth`.
-    // SAFETY: a field of a map value. Volatile, or the verifier walks through all that follows once more for this action.
-    let action = unsafe { (&raw const rule.action).read_volatile() };
-    if needs().action(ACTION_DNS) && action == ACTION_DNS && !dns::asks(round.skb, round.framing, walk, rule)
-    {
+    // Before the decision, so that only what can be answered counts for `nth`.
+    if !can_be_answered(round, walk, rule) {
         return 0;
     }
     let Some(memory) = FaultMemory::of(rule.fault) else { return 0 };
@@ -249,12 +255,30 @@ fn apply(round: &Round, walk: &mut Walk, index: u32) -> u32 {
     if needs().trace() {
         trace(rule, walk, index, outcome);
     }
-    let takes_away = matches!(rule.action, ACTION_LOSS | ACTION_LOCAL_DROP | ACTION_DNS);
+    let takes_away =
+        matches!(rule.action, ACTION_LOSS | ACTION_LOCAL_DROP | ACTION_DNS) || is_answer(rule.action);
     match outcome {
         Outcome::Injected if takes_away => rule.action,
         Outcome::QueueFull if needs().action(ACTION_RATE) => ACTION_LOSS,
         _ => 0,
     }
+}
+
+/// Whether a rule that answers means the packet, beyond what its `match` says; true for all others.
+#[inline(always)]
+fn can_be_answered(round: &Round, walk: &mut Walk, rule: &Rule) -> bool {
+    let needs = needs();
+    // SAFETY: a field of a map value. Volatile, or the verifier walks through all that follows once more for each action.
+    let action = unsafe { (&raw const rule.action).read_volatile() };
+    if needs.action(ACTION_DNS) && action == ACTION_DNS {
+        return dns::asks(round.skb, round.framing, walk, rule);
+    }
+    if (needs.action(ACTION_RESET) || needs.action(ACTION_REJECT)) && is_answer(action) {
+        // Counted first, so that a SYN which goes through begins a connection too.
+        return (rule.treatment.after_bytes == 0 || reset::is_beyond(rule, &walk.packet))
+            && can_mean(action, &rule.treatment, &walk.packet, rule.direction);
+    }
+    true
 }
 
 /// Applies a rule that keeps the packet.

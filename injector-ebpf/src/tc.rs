@@ -13,23 +13,26 @@ use aya_ebpf::programs::TcContext;
 use injector_common::rule::{EGRESS, INGRESS};
 
 use crate::act;
+use crate::answer::LOOPBACK;
 use crate::dns;
 use crate::maps::INTERFACES;
 use crate::parse::Framing;
+use crate::reject;
+use crate::reset;
 use crate::strike::{Verdict, armed, span, strike, target_of_socket};
 
 /// Packets that leave a cgroup, on every device of every network namespace it uses.
 #[classifier]
 pub fn injector_egress(ctx: TcContext) -> i32 {
     let skb = ctx.as_ptr().cast();
-    act_on_egress(skb, Framing::Ethernet, NO_MARK, cgroup_egress(skb, Framing::Ethernet))
+    act_on_egress(skb, Framing::Ethernet, NO_MARKS, cgroup_egress(skb, Framing::Ethernet))
 }
 
 /// Packets that leave by a device, whoever sent them.
 #[classifier]
 pub fn injector_dev_out(ctx: TcContext) -> i32 {
     let skb = ctx.as_ptr().cast();
-    act_on_egress(skb, Framing::Ethernet, device_mark(), device(skb, Framing::Ethernet, EGRESS))
+    act_on_egress(skb, Framing::Ethernet, device_marks(), device(skb, Framing::Ethernet, EGRESS))
 }
 
 /// Packets that arrive at a device, whoever they are for.
@@ -43,14 +46,14 @@ pub fn injector_dev_in(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn injector_egress_any(ctx: TcContext) -> i32 {
     let skb = ctx.as_ptr().cast();
-    act_on_egress(skb, Framing::Unknown, NO_MARK, cgroup_egress(skb, Framing::Unknown))
+    act_on_egress(skb, Framing::Unknown, NO_MARKS, cgroup_egress(skb, Framing::Unknown))
 }
 
 /// `injector_dev_out` for devices whose frames begin otherwise.
 #[classifier]
 pub fn injector_dev_out_any(ctx: TcContext) -> i32 {
     let skb = ctx.as_ptr().cast();
-    act_on_egress(skb, Framing::Unknown, device_mark(), device(skb, Framing::Unknown, EGRESS))
+    act_on_egress(skb, Framing::Unknown, device_marks(), device(skb, Framing::Unknown, EGRESS))
 }
 
 /// `injector_dev_in` for devices whose frames begin otherwise.
@@ -66,32 +69,58 @@ fn act_on_ingress(skb: *mut __sk_buff, framing: Framing, verdict: Verdict) -> i3
         Verdict::Pass => TC_ACT_UNSPEC,
         Verdict::Treat => act::arrive(skb, framing, device_mark()),
         Verdict::Answer => dns::answer(skb, framing, INGRESS),
+        Verdict::Reset => reset::reset(skb, framing, INGRESS, answer_mark()),
+        Verdict::Reject => reject::reject(skb, framing, INGRESS, answer_mark()),
         // At ingress nobody is told of a drop.
         Verdict::Lose | Verdict::LocalDrop => TC_ACT_SHOT as i32,
     }
 }
 
 #[inline(always)]
-fn act_on_egress(skb: *mut __sk_buff, framing: Framing, mark: u32, verdict: Verdict) -> i32 {
+fn act_on_egress(skb: *mut __sk_buff, framing: Framing, marks: Marks, verdict: Verdict) -> i32 {
     match verdict {
         Verdict::Pass => TC_ACT_UNSPEC,
         Verdict::Lose => lose(),
-        Verdict::Treat => act::leave(skb, framing, mark),
+        Verdict::Treat => act::leave(skb, framing, marks.clone),
         Verdict::Answer => dns::answer(skb, framing, EGRESS),
+        Verdict::Reset => reset::reset(skb, framing, EGRESS, marks.answer),
+        Verdict::Reject => reject::reject(skb, framing, EGRESS, marks.answer),
         Verdict::LocalDrop => TC_ACT_SHOT as i32,
     }
 }
 
-/// A clone of a cgroup's packet has no socket, so nobody's rules mean it any more.
+/// What our own packets carry in `tc_index`, so that the program that made them does not decide over them.
+#[derive(Clone, Copy)]
+struct Marks {
+    clone: u32,
+    answer: u32,
+}
+
 const NO_MARK: u32 = 0;
+/// A clone of a cgroup's packet has no socket, so nobody's rules mean it any more. An answer that is made of the packet
+/// itself has its mark already.
+const NO_MARKS: Marks = Marks { clone: NO_MARK, answer: NO_MARK };
 
 /// What tells the mark of a device's clone from that of a cgroup's packet, which other devices' rules do mean.
 const DEVICE_MARK: u32 = 0x8000;
+/// What tells the mark of an answer from that of a clone: on loopback it arrives where the next program waits for it.
+const ANSWER_MARK: u32 = 0xc000;
 
 /// The mark of a device's clones.
 #[inline(always)]
 fn device_mark() -> u32 {
     armed().map_or(NO_MARK, |control| control.mark ^ DEVICE_MARK)
+}
+
+/// The mark of the answers to a device's packets.
+#[inline(always)]
+fn answer_mark() -> u32 {
+    armed().map_or(NO_MARK, |control| control.mark ^ ANSWER_MARK)
+}
+
+#[inline(always)]
+fn device_marks() -> Marks {
+    Marks { clone: device_mark(), answer: answer_mark() }
 }
 
 /// Frees the packet, and its sender hears that it was sent.
@@ -124,6 +153,14 @@ fn device(skb: *mut __sk_buff, framing: Framing, direction: u32) -> Verdict {
     if mark == control.mark ^ DEVICE_MARK {
         // SAFETY: as above.
         unsafe { (*skb).tc_index = 0 };
+        return Verdict::Pass;
+    }
+    // An answer of our own making, likewise; on loopback when it arrives.
+    if mark == control.mark ^ ANSWER_MARK {
+        if ifindex != LOOPBACK || direction == INGRESS {
+            // SAFETY: as above.
+            unsafe { (*skb).tc_index = 0 };
+        }
         return Verdict::Pass;
     }
     // SAFETY: the entry is copied out; the controller replaces entries whole and before it arms.

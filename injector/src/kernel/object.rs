@@ -8,7 +8,7 @@ use aya::programs::{CgroupSkb, CgroupSockAddr, SchedClassifier};
 use aya::{Ebpf, VerifierLogLevel, include_bytes_aligned};
 use injector_common::dns::Questions;
 use injector_common::layout::{
-    AddressKey, Control, Counters, FaultState, MAX_LEVELS, SET_BITS, Target, filter_place,
+    AddressKey, CONNECTIONS, Control, Counters, FaultState, MAX_LEVELS, SET_BITS, Target, filter_place,
 };
 use injector_common::needs::Needs;
 use injector_common::packet::CLASSES;
@@ -50,6 +50,8 @@ pub struct Image {
     pub questions: Vec<Questions>,
     /// Whether some rule keeps the order of a flow.
     pub keeps_order: bool,
+    /// Whether some rule counts the bytes of connections.
+    pub counts_connections: bool,
     /// `CONTROL_` bits.
     pub flags: u32,
 }
@@ -78,6 +80,7 @@ impl Kernel {
             .map_max_entries("FAULTS", image.faults.max(1))
             .map_max_entries("SEQUENCES", image.faults.max(1) * CLASSES)
             .map_max_entries("DEPARTURES", if image.keeps_order { image.faults.max(1) * CLASSES } else { 1 })
+            .map_max_entries("CONNECTIONS", if image.counts_connections { CONNECTIONS } else { 1 })
             .map_max_entries("QUANTILES", entries(image.quantiles.len()))
             .map_max_entries("OPPORTUNITIES", entries(image.opportunities.len()))
             .map_max_entries("QUESTIONS", entries(image.questions.len()))

@@ -13,8 +13,11 @@ mod network_loss;
 mod network_mark_ecn;
 mod network_partition;
 mod network_rate;
+mod network_reject;
 mod network_reorder;
+mod network_reset;
 mod network_window;
+mod tcp_only;
 
 use std::fmt;
 
@@ -79,12 +82,14 @@ pub static KINDS: &[&dyn Kind] = &[
     &network_partition::NetworkPartition,
     &network_connect::NetworkConnect,
     &network_dns::NetworkDns,
+    &network_reset::NetworkReset,
+    &network_reject::NetworkReject,
 ];
 
 /// The kinds that the language has and this version has not: asking for one is not a slip.
 #[rustfmt::skip]
 pub static PLANNED: &[&str] = &[
-    "network.reset", "network.reject", "network.link", "io.error", "io.delay", "io.short", "io.lost", "io.corrupt", "syscall.error", "syscall.delay",
+    "network.link", "io.error", "io.delay", "io.short", "io.lost", "io.corrupt", "syscall.error", "syscall.delay",
     "syscall.signal", "process.pause", "process.stop", "process.kill", "process.throttle", "process.memory",
     "clock.offset", "clock.drift", "clock.freeze", "clock.strobe", "clock.leap", "clock.uncertainty",
 ];

@@ -3,7 +3,7 @@
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value};
 
-use super::Kind;
+use super::{Kind, tcp_only};
 use crate::scenario::read::{Table as _, Whole, table};
 use crate::scenario::{Effect, Errors, FaultTable, Key, Reader};
 
@@ -42,21 +42,10 @@ impl Kind for NetworkWindow {
 
     /// Only TCP has a window.
     fn check(&self, _: &Effect, fault: &FaultTable, errors: &mut Errors) {
-        let protocol = fault.matcher.as_ref().and_then(|matcher| matcher.value.protocol.as_ref());
-        if protocol.is_some_and(|given| given.value.0.len() == 1 && given.value.0[0].value.0 == TCP) {
-            return;
-        }
-        let given = protocol.map(|given| given.span);
-        let kind = fault.kind.as_ref().map(|given| given.span);
-        if let Some(span) = given.or(kind) {
-            errors.at(span, "only TCP has a receive window").hint("add match = { protocol = \"tcp\" }");
-        }
+        tcp_only::check(fault, "only TCP has a receive window", errors);
     }
 
     fn schema(&self, generator: &mut SchemaGenerator) -> Map<String, Value> {
         WindowTable::properties(generator)
     }
 }
-
-/// IP protocol number of TCP.
-const TCP: u8 = 6;

@@ -268,6 +268,23 @@ fn what_can_not_be_meant_is_refused_with_the_reason() {
         ("kind = \"network.dns\"\ntypes = 0", "out of range"),
         ("kind = \"network.dns\"\ntypes = [1,2,3,4,5,6,7,8,9]", "at most 8"),
         ("kind = \"network.dns\"\nmatch = { protocol = \"icmp\" }", "go over UDP or TCP"),
+        ("kind = \"network.reset\"", "only TCP has connections that are reset"),
+        (
+            "kind = \"network.reset\"\nmatch = { protocol = [\"tcp\", \"udp\"] }",
+            "only TCP has connections that are reset",
+        ),
+        (
+            "kind = \"network.reset\"\nside = \"locale\"\nmatch = { protocol = \"tcp\" }",
+            "did you mean `local`?",
+        ),
+        ("kind = \"network.reset\"\nafter = 65536\nmatch = { protocol = \"tcp\" }", "\"65536\" needs a unit"),
+        ("kind = \"network.reject\"\nicmp = \"host-unreachble\"", "did you mean `host-unreachable`?"),
+        ("kind = \"network.reject\"\nmtu = 1400", "`mtu` goes with icmp = \"fragmentation-needed\""),
+        ("kind = \"network.reject\"\nicmp = \"fragmentation-needed\"\nmtu = 500", "576 to 65535"),
+        (
+            "kind = \"network.reject\"\nicmp = \"fragmentation-needed\"\nmtu = 1000",
+            "an MTU of 1000 is none of IPv6",
+        ),
     ] {
         let said = complaint(keys);
         assert!(said.contains(reason), "{keys}: {said:?}");
@@ -355,6 +372,10 @@ fn the_smallest_form_of_each_kind_is_enough() {
         "kind = \"network.connect\"\nerrno = 98\noperations = \"bind\"\nmatch = { local_port = 80, local = \"::1\" }",
         "kind = \"network.dns\"",
         "kind = \"network.dns\"\nnames = \"*.Internal.\"\ntypes = \"aaaa\"\nmatch = { protocol = \"udp\" }",
+        "kind = \"network.reset\"\nmatch = { protocol = \"tcp\" }",
+        "kind = \"network.reject\"",
+        "kind = \"network.reject\"\nicmp = \"fragmentation-needed\"",
+        "kind = \"network.reject\"\nicmp = \"fragmentation-needed\"\nmtu = 576\nmatch = { family = 4 }",
     ] {
         assert_eq!(complaint(keys), "", "{keys}");
     }

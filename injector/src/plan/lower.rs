@@ -69,6 +69,7 @@ pub fn lower(scenario: &Scenario, seed: u64, world: &World) -> Result<Lowered, P
     dns::lay_out(scenario, &mut lowered);
     lowered.image.keeps_order =
         lowered.image.rules.iter().any(|rule| rule.treatment.flags & TREAT_KEEPS_ORDER != 0);
+    lowered.image.counts_connections = lowered.image.rules.iter().any(|rule| rule.treatment.after_bytes != 0);
     if lowered.image.rules.iter().any(looks_at_time) {
         lowered.image.flags |= CONTROL_FINE_CLOCK;
     }

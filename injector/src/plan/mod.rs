@@ -307,6 +307,11 @@ pub fn check_directions(scenario: &Scenario, kind_of: &dyn Fn(&str) -> TargetKin
                 "can't send packets of its own where another fault keeps back what arrives: they don't find the way round",
                 "take the side that sends as the target of one of the two",
             )
+        } else if fault.effect.answers() && on_cgroup {
+            (
+                "can't answer what arrives at a cgroup: its hook may only pass or drop",
+                "use direction = \"egress\", where what the target sends is answered, or an `interface` as the target",
+            )
         } else if fault.effect.changes() && fault.effect != Effect::MarkEcn && on_cgroup {
             (
                 "can't change what arrives at a cgroup: its hook may only pass or drop",
@@ -432,6 +437,8 @@ fn notes(hooks: &[Hook], effect: &Effect) -> Vec<String> {
         Effect::Rate(Rate { capacity: Capacity::Trace(trace), .. }) => notes.push(link::note(trace)),
         Effect::Corrupt(corrupt) if corrupt.mode == CorruptMode::Wire => notes.push("wire: the checksum of the IPv4 header is broken, or the version of IPv6; where a super-packet is segmented behind us, in hardware or by the stack, the header is written anew and is right again (`ip link set DEV gso_max_segs 1` avoids it)".to_owned()),
         Effect::Corrupt(_) => notes.push("silent: TCP, UDP and ICMP that carry at least 2 bytes; other packets are counted as not treated".to_owned()),
+        Effect::Reset(_) => notes.push("the reset that takes the place of a segment is in the receiver's window if all before it has arrived; else the next segment strikes again, as long as `limit` and `when` let it".to_owned()),
+        Effect::Reject(_) => notes.push("ICMP errors, resets, later fragments, and what goes to a group are lost without an answer (RFC 1122, 3.2.2)".to_owned()),
         Effect::MarkEcn => notes.push("only packets of connections with ECN can be marked; others match and are not struck".to_owned()),
         Effect::Dns(dns) => notes.extend(dns::notes(dns)),
         _ => {}
@@ -457,6 +464,24 @@ mod tests {
         let source = crate::scenario::Source::text("t.toml", text);
         let scenario = crate::scenario::load(&source, &crate::scenario::Overrides::default()).unwrap();
         faults(&scenario, 1, &|_| kind)[0].notes.join("\n")
+    }
+
+    #[test]
+    fn what_arrives_at_a_cgroup_is_not_answered() {
+        for keys in ["kind = \"network.reset\"\nmatch = { protocol = \"tcp\" }", "kind = \"network.reject\""]
+        {
+            let text = format!(
+                "duration = \"1s\"\n[target.t]\ncgroup = \"/t\"\n[[fault]]\ntarget = \"t\"\ndirection = \"both\"\n{keys}\n"
+            );
+            let source = crate::scenario::Source::text("t.toml", text);
+            let scenario = crate::scenario::load(&source, &crate::scenario::Overrides::default()).unwrap();
+            let refused = check_directions(&scenario, &|_| TargetKind::Cgroup).unwrap_err().to_string();
+            assert!(
+                refused.contains("its hook may only pass or drop\n\nhint: use direction = \"egress\""),
+                "{refused}"
+            );
+            assert_eq!(check_directions(&scenario, &|_| TargetKind::Device), Ok(()));
+        }
     }
 
     #[test]

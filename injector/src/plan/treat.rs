@@ -1,14 +1,15 @@
 //! Effects that keep the packet as treatments in the kernel's form.
 
-use injector_common::call;
 use injector_common::draw::{self, PURPOSE_VALUE};
 use injector_common::frequency::Nth;
 use injector_common::rule::{self as border, Rule};
 use injector_common::treatment::{self as treat, Treatment};
+use injector_common::{answer, call};
 
 use super::{Lowered, distribution, dns, link};
 use crate::scenario::{
-    Capacity, Corrupt, CorruptMode, Delay, Effect, Fault, Rate, Refusal, Reorder, Scenario, Times,
+    Capacity, Corrupt, CorruptMode, Delay, Effect, Fault, IcmpError, Rate, Refusal, Reject, Reorder, Reset,
+    ResetSide, Scenario, Times,
 };
 
 /// Writes an effect that keeps the packet into the rule. Loss and drops are `lower`'s own.
@@ -29,6 +30,8 @@ pub(super) fn apply(rule: &mut Rule, fault: &Fault, seed: u64) {
         Effect::Connect(refusal) => (border::ACTION_CONNECT, refused(plain, refusal)),
         Effect::Dns(asked) => (border::ACTION_DNS, Treatment { count: dns::code(asked.answer), ..plain }),
         Effect::Window { size } => (border::ACTION_WINDOW, Treatment { count: u32::from(*size), ..plain }),
+        Effect::Reset(reset) => (border::ACTION_RESET, torn_down(plain, reset)),
+        Effect::Reject(reject) => (border::ACTION_REJECT, rejected(plain, reject)),
     };
     rule.action = action;
     rule.treatment = treatment;
@@ -67,6 +70,26 @@ fn refused(plain: Treatment, refusal: &Refusal) -> Treatment {
     ];
     let bits = calls.iter().filter(|(_, fails)| *fails).map(|(bit, _)| bit).sum();
     Treatment { count: refusal.errno.unsigned_abs(), bits, ..plain }
+}
+
+fn torn_down(plain: Treatment, reset: &Reset) -> Treatment {
+    let flags = match reset.side {
+        ResetSide::Local => treat::TREAT_RESETS_LOCAL,
+        ResetSide::Remote => treat::TREAT_RESETS_REMOTE,
+        ResetSide::Both => treat::TREAT_RESETS_LOCAL | treat::TREAT_RESETS_REMOTE,
+    };
+    Treatment { flags, after_bytes: reset.after_bytes, ..plain }
+}
+
+fn rejected(plain: Treatment, reject: &Reject) -> Treatment {
+    let (count, mtu) = match reject.icmp {
+        IcmpError::PortUnreachable => (answer::REJECT_PORT, 0),
+        IcmpError::HostUnreachable => (answer::REJECT_HOST, 0),
+        IcmpError::NetUnreachable => (answer::REJECT_NET, 0),
+        IcmpError::AdminProhibited => (answer::REJECT_ADMIN, 0),
+        IcmpError::FragmentationNeeded => (answer::REJECT_TOO_BIG, u32::from(reject.mtu)),
+    };
+    Treatment { count, bits: mtu, ..plain }
 }
 
 /// Lays out the tables of all distributions and the traces of all links, and tells each rule where its own is.
@@ -113,6 +136,19 @@ pub(super) fn longest_ns(effect: &Effect) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sides_are_bits_and_only_too_big_a_packet_has_an_mtu() {
+        let side = |side| torn_down(Treatment::default(), &Reset { side, after_bytes: 7 });
+        assert_eq!(side(ResetSide::Local).flags, treat::TREAT_RESETS_LOCAL);
+        assert_eq!(side(ResetSide::Remote).flags, treat::TREAT_RESETS_REMOTE);
+        assert_eq!(side(ResetSide::Both).flags, treat::TREAT_RESETS_LOCAL | treat::TREAT_RESETS_REMOTE);
+        assert_eq!(side(ResetSide::Both).after_bytes, 7);
+        let reject = |icmp| rejected(Treatment::default(), &Reject { icmp, mtu: 1300 });
+        assert_eq!(reject(IcmpError::HostUnreachable).bits, 0);
+        let too_big = reject(IcmpError::FragmentationNeeded);
+        assert_eq!((too_big.count, too_big.bits), (answer::REJECT_TOO_BIG, 1300));
+    }
 
     #[test]
     fn every_gap_th_packet_is_held() {

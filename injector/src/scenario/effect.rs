@@ -41,6 +41,10 @@ pub enum Effect {
     Connect(Refusal),
     /// A DNS question gets another answer than the server's.
     Dns(Dns),
+    /// The packet is lost, and its TCP connection is reset.
+    Reset(Reset),
+    /// The packet is lost, and its sender gets an ICMP error.
+    Reject(Reject),
 }
 
 impl Effect {
@@ -60,6 +64,8 @@ impl Effect {
             Self::Partition(_) => "network.partition",
             Self::Connect(_) => "network.connect",
             Self::Dns(_) => "network.dns",
+            Self::Reset(_) => "network.reset",
+            Self::Reject(_) => "network.reject",
         }
     }
 
@@ -106,10 +112,16 @@ impl Effect {
     #[must_use]
     pub fn sends(&self) -> bool {
         match self {
-            Self::Duplicate { .. } => true,
+            Self::Duplicate { .. } | Self::Reset(_) | Self::Reject(_) => true,
             Self::Dns(dns) => dns.answer != DnsAnswer::Silence,
             _ => false,
         }
+    }
+
+    /// Whether something else is sent in the packet's place.
+    #[must_use]
+    pub const fn answers(&self) -> bool {
+        matches!(self, Self::Reset(_) | Self::Reject(_))
     }
 
     /// Whether the packet is changed or copied.
@@ -360,4 +372,50 @@ impl Shape {
             Self::Bridge | Self::MajoritiesRing => 3,
         }
     }
+}
+
+/// How a TCP connection is reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reset {
+    /// Who gets the reset.
+    pub side: ResetSide,
+    /// Bytes of payload that the connection carries in the fault's direction before.
+    pub after_bytes: u64,
+}
+
+/// Who gets a reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ResetSide {
+    /// The target, as if the other side had sent it.
+    Local,
+    /// The other side, as if the target had sent it.
+    Remote,
+    /// Both, as from a middlebox that has forgotten the connection.
+    #[default]
+    Both,
+}
+
+/// How a packet is rejected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reject {
+    /// What the ICMP error says.
+    pub icmp: IcmpError,
+    /// The MTU that it names, in bytes, if it is [`IcmpError::FragmentationNeeded`].
+    pub mtu: u16,
+}
+
+/// What an ICMP error says (RFC 792, RFC 1812; RFC 4443 has the like for IPv6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IcmpError {
+    /// Nobody listens on the port.
+    #[default]
+    PortUnreachable,
+    /// The host can't be reached.
+    HostUnreachable,
+    /// There is no route to the network.
+    NetUnreachable,
+    /// A filter forbids it.
+    AdminProhibited,
+    /// The packet is too big for the next link.
+    FragmentationNeeded,
 }

@@ -36,8 +36,8 @@ pub use dns::{Dns, DnsAnswer, DnsName};
 pub use document::FaultTable;
 pub(crate) use document::MatchTable;
 pub use effect::{
-    Capacity, Corrupt, CorruptMode, Delay, Distribution, Effect, Loss, LossModel, Partition, Per, Queue,
-    Rate, Refusal, Reorder, Shape, Times,
+    Capacity, Corrupt, CorruptMode, Delay, Distribution, Effect, IcmpError, Loss, LossModel, Partition, Per,
+    Queue, Rate, Refusal, Reject, Reorder, Reset, ResetSide, Shape, Times,
 };
 pub use flags::Overrides;
 pub use matching::{

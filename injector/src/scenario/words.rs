@@ -1,6 +1,6 @@
 //! The words of the language: enums that are written as one of a few texts.
 
-use super::effect::{CorruptMode, Distribution, Per, Shape};
+use super::effect::{CorruptMode, Distribution, IcmpError, Per, ResetSide, Shape};
 use super::model::Direction;
 
 /// An enum whose values are words.
@@ -74,6 +74,23 @@ impl Word for Operation {
         ("bind", Self::Bind),
         ("sendmsg", Self::Sendmsg),
         ("accept", Self::Accept),
+    ];
+}
+
+impl Word for ResetSide {
+    const WHAT: &'static str = "side";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("local", Self::Local), ("remote", Self::Remote), ("both", Self::Both)];
+}
+
+impl Word for IcmpError {
+    const WHAT: &'static str = "ICMP error";
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("port-unreachable", Self::PortUnreachable),
+        ("host-unreachable", Self::HostUnreachable),
+        ("net-unreachable", Self::NetUnreachable),
+        ("admin-prohibited", Self::AdminProhibited),
+        ("fragmentation-needed", Self::FragmentationNeeded),
     ];
 }
 

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::agent::Agent;
 use crate::scene::{Scene, scenario};
 use crate::support::{Background, Experiment, Located as _, in_vm, python, root_or_skip};
+use crate::talk::talker;
 
 const HERE: [&str; 2] = ["10.96.0.1", "fd96::1"];
 pub(crate) const BEYOND: [&str; 2] = ["10.96.0.2", "fd96::2"];
@@ -167,4 +168,31 @@ fn a_device_without_ethernet_is_hit_in_both_directions() {
     tun.send();
     assert_eq!(agent.ask("received()"), 40, "after the end");
     assert_eq!(tun.seen(), serde_json::json!([10, 10]));
+}
+
+#[test]
+fn what_leaves_by_a_device_without_ethernet_is_answered() {
+    if !root_or_skip() || !has_tun() {
+        return;
+    }
+    let scene = Scene::new();
+    let tun = Tun::new(&scene);
+    let mut struck = talker(|command| scene.struck(command));
+    let reset = "kind = \"network.reset\"\nmatch = { protocol = \"tcp\" }";
+    let reject = "kind = \"network.reject\"\nicmp = \"admin-prohibited\"\nmatch = { protocol = \"udp\" }";
+    let experiment = Experiment::apply(&scene.scenario(1, &[reset, reject]));
+    for (host, errno) in BEYOND.into_iter().zip(["EHOSTUNREACH", "EACCES"]) {
+        assert_eq!(struck.ask(&format!("open_tcp('c', '{host}', 7001)")), "ECONNREFUSED", "{host}");
+        struck.ask(&format!("open_udp('d', '{host}', 5001)"));
+        assert!(struck.ask("send('d', 101)").is_null());
+        assert_eq!(struck.ask("receive('d')"), errno, "{host}");
+    }
+    let report = experiment.end();
+    assert_eq!(
+        (&report.object["faults"][0]["failed"], &report.object["faults"][1]["failed"]),
+        (&0.into(), &0.into())
+    );
+    let wrong = ["TcpInErrs", "IcmpInCsumErrors", "Icmp6InCsumErrors", "IpInHdrErrors"];
+    assert_eq!(scene.pair.client.counters(&wrong), [0; 4], "{wrong:?}");
+    assert_eq!(tun.seen(), serde_json::json!([0, 0]));
 }
