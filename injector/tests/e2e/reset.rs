@@ -187,7 +187,7 @@ fn a_bulk_transfer_is_reset_in_the_middle_of_super_packets() {
         connect(client, server, "c", host);
         server
             .ask("threading.Thread(target=lambda: sockets.update(end=drain_all('c')), daemon=True).start()");
-        let sent = client.ask("send('c', 50_000_000)");
+        let sent = client.ask("send('c', 10_000_000)");
         assert!(["ECONNRESET", "EPIPE"].contains(&sent.as_str().unwrap()), "{sent}");
         let mut end = json!(null);
         wait_until(PATIENCE, "the server's end", || {

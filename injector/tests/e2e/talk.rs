@@ -15,6 +15,9 @@ def attempt(call):
     except OSError as e:
         return errno.errorcode[e.errno] if e.errno else "timeout"
 
+def pattern(size):
+    return (bytes(range(256)) * (size // 256 + 1))[:size]
+
 def serve(port):
     s = sockets[port] = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
     s.settimeout(30)
@@ -36,7 +39,7 @@ def open_udp(name, host, port, recverr=True):
 
 def send(name, size):
     sockets[name].settimeout(30)
-    return attempt(lambda: sockets[name].sendall(bytes(n & 255 for n in range(size))))
+    return attempt(lambda: sockets[name].sendall(pattern(size)))
 
 def receive(name, wait=30):
     sockets[name].settimeout(wait)
@@ -53,7 +56,7 @@ def drain_all(name):
 def error_queue(name, size):
     data, ancillary, _, _ = sockets[name].recvmsg(65536, 512, socket.MSG_ERRQUEUE)
     number, origin, kind, code, _, info, _ = struct.unpack("=IBBBBII", ancillary[0][2][:16])
-    quoted = len(data) > 0 and data == bytes(n & 255 for n in range(size))[:len(data)]
+    quoted = len(data) > 0 and data == pattern(size)[:len(data)]
     return [errno.errorcode[number], origin, kind, code, info, len(data) if quoted else None]
 
 def shut(name):
