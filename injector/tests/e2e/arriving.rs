@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::scene::{Scene, scenario};
 use crate::support::{DEVICE, Experiment, Located as _, SERVER_V4, root_or_skip};
-use crate::timed::{Stream, packets_can_wait, quantile};
+use crate::timed::{Arrival, Stream, packets_can_wait, quantile};
 
 fn apply(scene: &Scene, faults: &[&str]) -> Experiment {
     let text = scenario(1, &format!("interface = \"{DEVICE}\""), faults);
@@ -93,10 +93,13 @@ fn loss_delay_and_rate_strike_both_directions_of_one_connection_at_once() {
     assert_eq!(rate.injected, 200 - loss.injected, "{report:?}");
     assert_eq!((delay.injected, came.len() as u64), (rate.injected, rate.injected), "{report:?}");
     assert!((5..=40).contains(&loss.injected), "{report:?}");
-    // 628 bytes at 1 Mbit/s take 5.024 ms: they come at that distance, and the first one after a delay.
-    assert!(came.iter().all(|arrival| arrival.took_ms() >= 55.0), "{came:?}");
-    let span_ms = (came[came.len() - 1].came_ns - came[0].came_ns) as f64 / 1e6;
-    let ideal_ms = 5.024 * (came.len() - 1) as f64;
-    assert!((span_ms / ideal_ms - 1.0).abs() < 0.05, "{span_ms} ms, and not {ideal_ms} ms");
-    assert!(quantile(came.iter().map(|a| a.took_ms()), 0.0) < 75.0);
+    // 628 bytes at 1 Mbit/s take 5.024 ms, so the n-th one leaves the link that much later, and arrives after the delay. None
+    // comes before; how long after depends on what else an emulated machine does.
+    let late = |(n, arrival): (usize, &Arrival)| {
+        let since_first_ms = (arrival.came_ns - came[0].sent_ns) as f64 / 1e6;
+        since_first_ms - 5.024 * (n + 1) as f64 - 50.0
+    };
+    let late: Vec<f64> = came.iter().enumerate().map(late).collect();
+    assert!(late.iter().all(|late_ms| *late_ms >= -0.1), "{late:?}");
+    assert!(quantile(late.iter().copied(), 0.5) < 100.0, "{late:?}");
 }

@@ -64,10 +64,6 @@ impl Bench {
     /// With a veth pair to another namespace.
     pub(crate) fn paired() -> Self {
         let Pair { client, server } = Pair::new();
-        // The kernel tells of a carrier a moment later, and that would be a difference of two listings.
-        for netns in [&client, &server] {
-            wait_until(PATIENCE, "carrier", || netns.ip("-o link show veth0").contains("state UP"));
-        }
         Self::of(client, Some(server))
     }
 

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use super::process::Located as _;
-use super::{run, unique};
+use super::{run, unique, wait_until};
 
 /// The device that joins a [`Pair`], under the same name at both ends.
 pub(crate) const DEVICE: &str = "veth0";
@@ -102,6 +103,11 @@ impl Pair {
             // Out of the way of the ports that tests name.
             let range = "net.ipv4.ip_local_port_range=50000 60999";
             Command::new("sysctl").args(["-qw", range]).in_netns(netns).text();
+        }
+        // The kernel looks at the carrier up to a second later, and joins the groups of IPv6 neighbours only then.
+        for netns in [&client, &server] {
+            let is_up = || netns.ip(&format!("-o link show {DEVICE}")).contains("state UP");
+            wait_until(Duration::from_secs(60), "carrier", is_up);
         }
         Self { client, server }
     }
