@@ -2,6 +2,7 @@
 //!
 //! - `tc`: traffic control, egress and ingress, the network faults' first choice.
 //! - `ifb`: what arrives at a device and is kept back.
+//! - `xdp`: what arrives at a device, before there is a socket buffer; where it is asked for.
 //! - `cgroup_skb`: what arrives at a cgroup's sockets.
 //! - `strike`: from a target to the verdict over one packet; every outcome is counted.
 //! - `sock_addr`: calls of a cgroup's processes that ask for a connection or an address.
@@ -51,6 +52,8 @@ mod strike;
 mod tables;
 #[cfg(target_arch = "bpf")]
 mod tc;
+#[cfg(target_arch = "bpf")]
+mod xdp;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

@@ -12,6 +12,25 @@ use crate::maps::{DEPARTURES, FAULTS, SEQUENCES, needs};
 /// Attempts at the departure of a class: packets of one flow rarely meet on two CPUs.
 const ORDER_ATTEMPTS: u32 = 4;
 
+/// Makes all of a value 0, by words. The compiler would call `memset`, which goes from byte to byte here: for a parsed packet that takes
+/// longer than all the rest of parsing.
+///
+/// # Safety
+///
+/// Zeros must be a value of the type.
+#[inline(always)]
+pub(crate) unsafe fn clear<T>(value: &mut T) {
+    const {
+        assert!(size_of::<T>().is_multiple_of(size_of::<u32>()) && align_of::<T>() >= align_of::<u32>());
+    }
+    let words = (&raw mut *value).cast::<u32>();
+    for n in 0..size_of::<T>() / size_of::<u32>() {
+        // SAFETY: within the value, and aligned, as is asserted above; what zeros mean the caller has promised. Volatile keeps it from
+        // becoming `memset` again.
+        unsafe { words.add(n).write_volatile(0) };
+    }
+}
+
 /// The state of one fault.
 pub(crate) struct FaultMemory {
     slot: u32,

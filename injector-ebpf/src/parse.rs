@@ -9,6 +9,8 @@ use injector_common::packet::{Address, PACKET_ESTABLISHED, PACKET_HAS_PORTS, PAC
 use injector_common::rule::EGRESS;
 use network_types::eth::{EthHdr, EtherType};
 
+use crate::memory::clear;
+
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP: u8 = 1;
@@ -58,7 +60,16 @@ pub(crate) enum Framing {
     Unknown,
 }
 
-/// A packet that is being parsed.
+/// A packet whose headers can be read, wherever they lie.
+pub(crate) trait Headers: Copy {
+    /// Reads the network header. `None`: the packet is shorter.
+    fn read_network<T: Copy>(self) -> Option<T>;
+
+    /// Reads a header at `offset` from the start of the network header. `None`: the packet is shorter.
+    fn read<T: Copy>(self, offset: u32) -> Option<T>;
+}
+
+/// A socket buffer that is being parsed.
 #[derive(Clone, Copy)]
 struct View {
     skb: *mut __sk_buff,
@@ -80,25 +91,6 @@ impl View {
             )
         };
         Self { skb, framing, start, end }
-    }
-
-    /// Reads the network header. `None`: the packet is shorter.
-    #[inline(always)]
-    fn read_network<T: Copy>(self) -> Option<T> {
-        self.read_at::<T, 0>()
-    }
-
-    /// Reads a header at `offset` from the start of the network header. `None`: the packet is shorter.
-    ///
-    /// Only the places where headers are as a rule are read directly, each by a constant offset, which is what
-    /// the verifier can follow; IPv4 options and IPv6 extensions take the slower way.
-    #[inline(always)]
-    fn read<T: Copy>(self, offset: u32) -> Option<T> {
-        match offset {
-            IPV4_LENGTH => self.read_at::<T, IPV4_LENGTH>(),
-            IPV6_LENGTH => self.read_at::<T, IPV6_LENGTH>(),
-            _ => self.read_by_helper(offset),
-        }
     }
 
     #[inline(always)]
@@ -141,10 +133,28 @@ impl View {
     }
 }
 
+impl Headers for View {
+    #[inline(always)]
+    fn read_network<T: Copy>(self) -> Option<T> {
+        self.read_at::<T, 0>()
+    }
+
+    /// Only the places where headers are as a rule are read directly, each by a constant offset, which is what
+    /// the verifier can follow; IPv4 options and IPv6 extensions take the slower way.
+    #[inline(always)]
+    fn read<T: Copy>(self, offset: u32) -> Option<T> {
+        match offset {
+            IPV4_LENGTH => self.read_at::<T, IPV4_LENGTH>(),
+            IPV6_LENGTH => self.read_at::<T, IPV6_LENGTH>(),
+            _ => self.read_by_helper(offset),
+        }
+    }
+}
+
 /// Length of an IPv4 header without options.
-const IPV4_LENGTH: u32 = size_of::<Ipv4>() as u32;
+pub(crate) const IPV4_LENGTH: u32 = size_of::<Ipv4>() as u32;
 /// Length of the fixed IPv6 header.
-const IPV6_LENGTH: u32 = size_of::<Ipv6>() as u32;
+pub(crate) const IPV6_LENGTH: u32 = size_of::<Ipv6>() as u32;
 
 /// What the network header says of the rest.
 struct Network {
@@ -175,19 +185,9 @@ pub(crate) fn packet(
     direction: u32,
     packet: &mut Packet,
 ) -> Option<Offsets> {
-    let view = View::new(skb, framing);
-    *packet = Packet::default();
     // SAFETY: the verifier checks each access to a field of the context.
     let protocol = unsafe { (*skb).protocol } as u16;
-    let mut network = if protocol == EtherType::Ipv4 as u16 {
-        ipv4(view, direction, packet)?
-    } else if protocol == EtherType::Ipv6 as u16 {
-        ipv6(view, direction, packet)?
-    } else {
-        return None;
-    };
-    let transport_offset = if network.later_fragment { 0 } else { network.transport_offset };
-    transport(view, direction, &mut network, packet);
+    let (network, transport_offset) = headers(View::new(skb, framing), protocol, direction, packet)?;
     segments(skb, &network, packet);
     socket(skb, packet);
     // What arrives may be looked at on its way round by another device.
@@ -200,8 +200,41 @@ pub(crate) fn packet(
     })
 }
 
+/// Parses the packet at hand into `packet`, but for what only its buffer knows; where the transport header begins is the
+/// second of what is returned. `protocol` is the Ethernet type as it lies in memory.
 #[inline(always)]
-fn ipv4(view: View, direction: u32, packet: &mut Packet) -> Option<Network> {
+fn headers(view: impl Headers, protocol: u16, direction: u32, packet: &mut Packet) -> Option<(Network, u32)> {
+    // SAFETY: a packet is made of numbers.
+    unsafe { clear(packet) };
+    let mut network = if protocol == EtherType::Ipv4 as u16 {
+        ipv4(view, direction, packet)?
+    } else if protocol == EtherType::Ipv6 as u16 {
+        ipv6(view, direction, packet)?
+    } else {
+        return None;
+    };
+    let transport_offset = if network.later_fragment { 0 } else { network.transport_offset };
+    transport(view, direction, &mut network, packet);
+    Some((network, transport_offset))
+}
+
+/// Parses what arrives as one packet of the wire: without segments to come, and without a socket. `None` as [`packet`].
+#[inline(always)]
+pub(crate) fn frame(
+    view: impl Headers,
+    protocol: u16,
+    direction: u32,
+    packet: &mut Packet,
+) -> Option<Offsets> {
+    let (network, transport) = headers(view, protocol, direction, packet)?;
+    packet.length = network.total_length;
+    packet.segments = 1;
+    packet.wire_bytes = network.total_length;
+    Some(Offsets { transport, payload: network.transport_offset, end: network.total_length })
+}
+
+#[inline(always)]
+fn ipv4(view: impl Headers, direction: u32, packet: &mut Packet) -> Option<Network> {
     let [version_tos, length, _, fragment, ttl_protocol, _, s0, s1, d0, d1]: Ipv4 = view.read_network()?;
     let [version_ihl, tos] = version_tos.to_ne_bytes();
     let [_, protocol] = ttl_protocol.to_ne_bytes();
@@ -218,7 +251,7 @@ fn ipv4(view: View, direction: u32, packet: &mut Packet) -> Option<Network> {
 }
 
 #[inline(always)]
-fn ipv6(view: View, direction: u32, packet: &mut Packet) -> Option<Network> {
+fn ipv6(view: impl Headers, direction: u32, packet: &mut Packet) -> Option<Network> {
     let header: Ipv6 = view.read_network()?;
     let [version_class, _, length, next_hop, s0, s1, s2, s3, s4, s5, s6, s7, d0, d1, d2, d3, d4, d5, d6, d7] =
         header;
@@ -247,7 +280,7 @@ fn orient(packet: &mut Packet, direction: u32, source: Address, destination: Add
 /// Follows the extension headers: the transport protocol, where its header begins, and whether the packet
 /// is a later fragment. Gives up at the header where it can't go on, whose number is then the protocol.
 #[inline(always)]
-fn skip_extensions(view: View, first: u8) -> (u8, u32, bool) {
+fn skip_extensions(view: impl Headers, first: u8) -> (u8, u32, bool) {
     let (mut next, mut offset) = (first, IPV6_LENGTH);
     for _ in 0..MAX_EXTENSION_HEADERS {
         let words = match next {
@@ -274,7 +307,7 @@ fn skip_extensions(view: View, first: u8) -> (u8, u32, bool) {
 
 /// Fills in what the transport header says. A header that can't be read leaves the packet without ports.
 #[inline(always)]
-fn transport(view: View, direction: u32, network: &mut Network, packet: &mut Packet) {
+fn transport(view: impl Headers, direction: u32, network: &mut Network, packet: &mut Packet) {
     if network.later_fragment {
         return;
     }

@@ -27,7 +27,7 @@ use injector_common::window::is_over;
 
 use crate::dns;
 use crate::maps::{ADDRESSES, CONTROL, COUNTERS, EVENTS, EVENTS_LOST, FILTER, RULES, TARGETS, WALKS, needs};
-use crate::memory::FaultMemory;
+use crate::memory::{FaultMemory, clear};
 use crate::parse::{self, Framing, Offsets};
 use crate::reset;
 use crate::tables::Tables;
@@ -116,6 +116,54 @@ pub(crate) fn strike(
     rules: Span,
     direction: u32,
 ) -> Verdict {
+    strike_at(control, Buffer { skb, framing }, target, rules, direction)
+}
+
+/// A packet as its hook has it. Methods and not closures, which can't be made to be inlined.
+pub(crate) trait Source: Copy {
+    /// Reads it; `None` if it isn't IP or is cut short.
+    fn parse(self, direction: u32, packet: &mut Packet) -> Option<Offsets>;
+
+    /// When it would leave without us.
+    fn start_ns(self, direction: u32, now_ns: u64) -> u64;
+
+    /// Whether it carries a DNS question that the rule means.
+    fn asks(self, walk: &mut Walk, rule: &Rule) -> bool;
+}
+
+/// A packet in a socket buffer.
+#[derive(Clone, Copy)]
+struct Buffer {
+    skb: *mut __sk_buff,
+    framing: Framing,
+}
+
+impl Source for Buffer {
+    #[inline(always)]
+    fn parse(self, direction: u32, packet: &mut Packet) -> Option<Offsets> {
+        parse::packet(self.skb, self.framing, direction, packet)
+    }
+
+    #[inline(always)]
+    fn start_ns(self, direction: u32, now_ns: u64) -> u64 {
+        if direction == EGRESS { departure_ns(self.skb, now_ns) } else { now_ns }
+    }
+
+    #[inline(always)]
+    fn asks(self, walk: &mut Walk, rule: &Rule) -> bool {
+        dns::asks(self.skb, self.framing, walk, rule)
+    }
+}
+
+/// [`strike`], whatever the packet is to its hook.
+#[inline(always)]
+pub(crate) fn strike_at(
+    control: &Control,
+    source: impl Source,
+    target: u64,
+    rules: Span,
+    direction: u32,
+) -> Verdict {
     if rules.count == 0 {
         return Verdict::Pass;
     }
@@ -127,19 +175,20 @@ pub(crate) fn strike(
     let Some(walk) = WALKS.get_ptr_mut(direction) else { return Verdict::Pass };
     // SAFETY: a value of this CPU's own; programs of one direction do not preempt each other on it.
     let walk = unsafe { &mut *walk };
-    let Some(offsets) = parse::packet(skb, framing, direction, &mut walk.packet) else {
-        return Verdict::Pass;
-    };
+    let Some(offsets) = source.parse(direction, &mut walk.packet) else { return Verdict::Pass };
     walk.offsets = offsets;
-    walk.start_ns = if direction == EGRESS { departure_ns(skb, now_ns) } else { now_ns };
-    walk.way = Way { at_ns: walk.start_ns, origin_ns: control.start_ns, ..Way::default() };
+    walk.start_ns = source.start_ns(direction, now_ns);
+    // SAFETY: a way is made of numbers.
+    unsafe { clear(&mut walk.way) };
+    walk.way.at_ns = walk.start_ns;
+    walk.way.origin_ns = control.start_ns;
     walk.target = target;
     walk.now_ns = now_ns;
     walk.elapsed_ns = now_ns.wrapping_sub(control.start_ns);
     walk.first = rules.first;
     walk.action = 0;
     walk.asked = dns::UNREAD;
-    match walk_on(skb, framing, walk, rules.count) {
+    match walk_on(source, walk, rules.count) {
         ACTION_LOSS => Verdict::Lose,
         ACTION_LOCAL_DROP => Verdict::LocalDrop,
         ACTION_DNS if needs().action(ACTION_DNS) => Verdict::Answer,
@@ -171,20 +220,19 @@ pub(crate) fn now_ns(control: &Control) -> u64 {
 
 /// Walks through the rules of the target; returns the action of the one that took the packet away, else 0.
 #[inline(always)]
-fn walk_on(skb: *mut __sk_buff, framing: Framing, walk: &mut Walk, count: u32) -> u32 {
-    let mut round = Round { skb, walk, framing };
+fn walk_on<S: Source>(source: S, walk: &mut Walk, count: u32) -> u32 {
+    let mut round = Round { source, walk };
     // SAFETY: the callback has the signature that the helper wants, and its context outlives the call.
     unsafe {
-        bpf_loop(count.min(MAX_RULES_PER_TARGET), next_rule as *mut c_void, (&raw mut round).cast(), 0);
+        bpf_loop(count.min(MAX_RULES_PER_TARGET), next_rule::<S> as *mut c_void, (&raw mut round).cast(), 0);
         (*round.walk).action
     }
 }
 
 /// For the callback of `bpf_loop`.
-struct Round {
-    skb: *mut __sk_buff,
+struct Round<S> {
+    source: S,
     walk: *mut Walk,
-    framing: Framing,
 }
 
 /// What the rules of a target share while one packet walks through them.
@@ -221,10 +269,10 @@ impl Walk {
 }
 
 /// One round of `bpf_loop`, which the verifier walks once and not for each rule. Returns 1 to stop.
-unsafe extern "C" fn next_rule(at: u32, context: *mut c_void) -> i64 {
+unsafe extern "C" fn next_rule<S: Source>(at: u32, context: *mut c_void) -> i64 {
     // SAFETY: `walk_on` passes a pointer to its own `Round`, which points to the `Walk` of this CPU.
     let (round, walk) = unsafe {
-        let round = &*context.cast::<Round>();
+        let round = &*context.cast::<Round<S>>();
         (round, &mut *round.walk)
     };
     walk.action = apply(round, walk, walk.first + at);
@@ -233,7 +281,7 @@ unsafe extern "C" fn next_rule(at: u32, context: *mut c_void) -> i64 {
 
 /// Applies one rule; returns its action if it struck and took the packet away, else 0.
 #[inline(always)]
-fn apply(round: &Round, walk: &mut Walk, index: u32) -> u32 {
+fn apply<S: Source>(round: &Round<S>, walk: &mut Walk, index: u32) -> u32 {
     let Some(rule) = RULES.get(index) else { return 0 };
     if !is_meant(rule, &walk.packet, &Tries) {
         return 0;
@@ -266,12 +314,12 @@ fn apply(round: &Round, walk: &mut Walk, index: u32) -> u32 {
 
 /// Whether a rule that answers means the packet, beyond what its `match` says; true for all others.
 #[inline(always)]
-fn can_be_answered(round: &Round, walk: &mut Walk, rule: &Rule) -> bool {
+fn can_be_answered<S: Source>(round: &Round<S>, walk: &mut Walk, rule: &Rule) -> bool {
     let needs = needs();
     // SAFETY: a field of a map value. Volatile, or the verifier walks through all that follows once more for each action.
     let action = unsafe { (&raw const rule.action).read_volatile() };
     if needs.action(ACTION_DNS) && action == ACTION_DNS {
-        return dns::asks(round.skb, round.framing, walk, rule);
+        return round.source.asks(walk, rule);
     }
     if (needs.action(ACTION_RESET) || needs.action(ACTION_REJECT)) && is_answer(action) {
         // Counted first, so that a SYN which goes through begins a connection too.

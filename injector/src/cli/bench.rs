@@ -6,11 +6,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
-use aya::programs::{Program, TestRun as _, TestRunOptions};
+use aya::programs::{Program, TestRun as _, TestRunAttrs, TestRunOptions};
 use injector_common::layout::{Span, Target};
 use injector_common::loss as model;
 use injector_common::matching as border;
-use injector_common::rule::{ACTION_LOSS, EGRESS, FREQUENCY_MODEL, FREQUENCY_PROBABILITY, INGRESS, Rule};
+use injector_common::rule::{
+    ACTION_LOSS, EGRESS, FREQUENCY_ALWAYS, FREQUENCY_MODEL, FREQUENCY_PROBABILITY, INGRESS, Rule,
+};
 use serde::Serialize;
 
 use super::args;
@@ -24,6 +26,8 @@ use crate::kernel::{Image, Kernel, programs};
 const ROUNDS: usize = 51;
 /// Targets and rules of the large cases.
 const MANY: u64 = 1000;
+/// Frames that the kernel hands to an XDP program at once, as a driver does (`NAPI_POLL_WEIGHT`).
+const BATCH: u32 = 64;
 /// Ids that no cgroup has: the kernel counts them up from 1.
 const NO_CGROUP: u64 = 1 << 40;
 
@@ -35,6 +39,12 @@ struct Cost {
     median_ns: u64,
     /// Fastest round.
     fastest_ns: u64,
+    /// At the median, of live frames at XDP, on one core.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    packets_per_second: Option<u64>,
+    /// The same as a share of what a program reaches that drops all and looks at nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    of_bare_drop: Option<f64>,
 }
 
 /// A program on a loaded object.
@@ -42,7 +52,17 @@ struct Case {
     name: &'static str,
     program: &'static str,
     kernel: Kernel,
+    frames: Frames,
     rounds_ns: Vec<u64>,
+}
+
+/// What a program is run on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Frames {
+    /// One packet again and again.
+    One,
+    /// XDP: packets as a driver hands them over, each in a page of its own that is given back (5.18).
+    Live,
 }
 
 pub(super) fn run(command: &args::Bench, output: &Output) -> Result<Exit, Failure> {
@@ -54,15 +74,36 @@ pub(super) fn run(command: &args::Bench, output: &Output) -> Result<Exit, Failur
             case.rounds_ns.push(cost);
         }
     }
-    let costs: Vec<Cost> = cases.into_iter().map(Case::cost).collect();
+    let mut costs: Vec<Cost> = cases.into_iter().map(Case::cost).collect();
+    compare(&mut costs);
     if output.json {
         output.object(&costs);
         return Ok(Exit::Done);
     }
     for cost in &costs {
-        output.data(&format!("{:48} {:>5} ns (fastest {} ns)\n", cost.case, cost.median_ns, cost.fastest_ns));
+        output.data(&format!(
+            "{:48} {:>5} ns (fastest {} ns){}\n",
+            cost.case,
+            cost.median_ns,
+            cost.fastest_ns,
+            rate(cost)
+        ));
     }
     Ok(Exit::Done)
+}
+
+fn rate(cost: &Cost) -> String {
+    let Some(packets) = cost.packets_per_second else { return String::new() };
+    let share = cost.of_bare_drop.map(|share| format!(", {share:.2} of the bare drop")).unwrap_or_default();
+    format!(" {:.1} Mpackets/s per core{share}", packets as f64 / 1e6)
+}
+
+/// Holds live frames at XDP against the program that only drops them.
+fn compare(costs: &mut [Cost]) {
+    let bare = costs.iter().find(|cost| cost.case == BARE_DROP).and_then(|cost| cost.packets_per_second);
+    for cost in costs.iter_mut().filter(|cost| cost.case != BARE_DROP) {
+        cost.of_bare_drop = cost.packets_per_second.zip(bare).map(|(own, bare)| own as f64 / bare as f64);
+    }
 }
 
 fn own_cgroup() -> Result<Cgroup, EngineError> {
@@ -89,6 +130,7 @@ fn cases(own: &Cgroup) -> Result<Vec<Case>, Failure> {
         rule.model.kind = model::MODEL_GILBERT_ELLIOTT;
         rule.model.parameters = [1 << 25, 1 << 30, 0, 1 << 32, 0];
     });
+    let all = lossy(|rule| rule.frequency = FREQUENCY_ALWAYS);
     let device = programs::DEVICE_OUT.for_device(true);
     Ok(vec![
         Case::new("empty program", programs::EMPTY, &image(own.level, BTreeMap::new(), Vec::new()))?,
@@ -108,19 +150,34 @@ fn cases(own: &Cgroup) -> Result<Vec<Case>, Failure> {
         Case::new("matched: loss 10 % of TCP port 5432", programs::INGRESS, &hit(vec![port]))?,
         Case::new("matched: Gilbert-Elliott", programs::INGRESS, &hit(vec![burst]))?,
         Case::new("matched: 10 rules", programs::INGRESS, &hit(vec![p10; 10]))?,
+        Case::new("XDP: bare drop", programs::XDP_DROP, &arriving(&all))?,
+        Case::new("XDP: loss 100 %", programs::XDP, &arriving(&all))?,
+        Case::new(BARE_DROP, programs::XDP_DROP, &arriving(&all))?.live(),
+        Case::new("XDP, live frames: loss 100 %", programs::XDP, &arriving(&all))?.live(),
     ])
 }
+
+/// The case with which the others of live frames are compared.
+const BARE_DROP: &str = "XDP, live frames: bare drop";
 
 /// The device of a test run: the loopback of this network namespace.
 const LOOPBACK: u32 = 1;
 
 fn on_device(rule: &Rule) -> Image {
     let target = Target { egress: Span { first: 0, count: 1 }, ..Target::default() };
-    let rule = Rule { direction: EGRESS, ..*rule };
+    device_image(target, &Rule { direction: EGRESS, ..*rule })
+}
+
+fn arriving(rule: &Rule) -> Image {
+    let target = Target { ingress: Span { first: 0, count: 1 }, ..Target::default() };
+    device_image(target, rule)
+}
+
+fn device_image(target: Target, rule: &Rule) -> Image {
     Image {
         faults: 1,
         interfaces: BTreeMap::from([(LOOPBACK, target)]),
-        rules: vec![rule],
+        rules: vec![*rule],
         ..Image::default()
     }
 }
@@ -156,17 +213,27 @@ impl Case {
         kernel.arm(0, u64::MAX)?;
         match program {
             programs::INGRESS => drop(kernel.cgroup_skb(program)?),
+            programs::XDP | programs::XDP_DROP => drop(kernel.xdp(program)?),
             _ => drop(kernel.classifier(program)?),
         }
-        Ok(Self { name, program, kernel, rounds_ns: Vec::new() })
+        Ok(Self { name, program, kernel, frames: Frames::One, rounds_ns: Vec::new() })
+    }
+
+    fn live(self) -> Self {
+        Self { frames: Frames::Live, ..self }
     }
 
     fn measure(&mut self, repeat: u32) -> Result<u64, Failure> {
         let packet = packet();
-        let options = TestRunOptions { data_in: Some(&packet), repeat, ..TestRunOptions::new() };
+        let attrs = match self.frames {
+            Frames::One => TestRunAttrs::new(),
+            Frames::Live => TestRunAttrs::new().xdp_live_frames(BATCH),
+        };
+        let options = TestRunOptions { data_in: Some(&packet), repeat, attrs, ..TestRunOptions::new() };
         let result = match self.kernel.program(self.program) {
             Some(Program::SchedClassifier(program)) => program.test_run(options),
             Some(Program::CgroupSkb(program)) => program.test_run(options),
+            Some(Program::Xdp(program)) => program.test_run(options),
             _ => return Err(anyhow::anyhow!("there is no program {}", self.program).into()),
         };
         let result = result.with_context(|| format!("{} could not be run", self.program))?;
@@ -176,7 +243,15 @@ impl Case {
     fn cost(mut self) -> Cost {
         self.rounds_ns.sort_unstable();
         let at = |n: usize| self.rounds_ns.get(n).copied().unwrap_or(0);
-        Cost { case: self.name, median_ns: at(self.rounds_ns.len() / 2), fastest_ns: at(0) }
+        let median_ns = at(self.rounds_ns.len() / 2);
+        let live = self.frames == Frames::Live && median_ns > 0;
+        Cost {
+            case: self.name,
+            median_ns,
+            fastest_ns: at(0),
+            packets_per_second: live.then(|| 1_000_000_000 / median_ns),
+            of_bare_drop: None,
+        }
     }
 }
 

@@ -108,7 +108,8 @@ fn exit_of(error: &EngineError) -> Exit {
     match error {
         EngineError::Journal(JournalError::Conflict(_))
         | EngineError::ForeignIngress { .. }
-        | EngineError::ForeignQdisc { .. } => Exit::Conflict,
+        | EngineError::ForeignQdisc { .. }
+        | EngineError::ForeignXdp { .. } => Exit::Conflict,
         EngineError::Kernel(error) if error.is_unsupported() => Exit::Unsupported,
         EngineError::Unsupported { .. }
         | EngineError::NoFq

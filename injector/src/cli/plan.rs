@@ -152,7 +152,7 @@ fn as_json(prepared: &Prepared) -> serde_json::Value {
             json!({
                 "id": fault.id, "kind": fault.kind, "target": if let [target] = &fault.targets[..] { Some(target) } else { None }, "targets": fault.targets,
                 "cuts": fault.cuts, "direction": way(fault),
-                "mechanism": fault.mechanism(prepared.rung), "requested_rate": fault.requested_rate,
+                "mechanism": fault.mechanism(prepared.rung, None), "requested_rate": fault.requested_rate,
                 "notes": fault.notes,
             })
         })
@@ -196,7 +196,7 @@ fn as_text(prepared: &Prepared, colour: bool) -> String {
             let words = plan::words(&fault.targets, &fault.cuts);
             let _ = writeln!(text, "  {}       {words}", dim("cut"));
         }
-        let _ = writeln!(text, "  {} {}", dim("mechanism"), fault.mechanism(prepared.rung));
+        let _ = writeln!(text, "  {} {}", dim("mechanism"), fault.mechanism(prepared.rung, None));
         let rate =
             fault.requested_rate.map_or("as counted".to_owned(), |rate| format!("{:.4}%", rate * 100.0));
         let _ = writeln!(text, "  {}      {rate}", dim("rate"));

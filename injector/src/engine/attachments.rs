@@ -17,7 +17,7 @@ use crate::host::netns::{NetnsId, enter, namespaces_of};
 use crate::host::tc::{self, Direction, HookQdisc};
 use crate::journal::{Entry, Journal, Neighbours};
 use crate::kernel::attach::{self, FilterId, Rung};
-use crate::kernel::{Kernel, programs};
+use crate::kernel::{Kernel, programs, xdp};
 use crate::kill_point::kill_point;
 
 /// The handle of our filters: one program per preference, so any number does.
@@ -58,6 +58,8 @@ pub(super) struct StruckDevice {
     pub(super) per_segment: bool,
     /// Where packets wait that leave and are kept back.
     pub(super) queue: Option<Queue>,
+    /// Whether what arrives is struck at XDP.
+    pub(super) at_xdp: bool,
     /// The way round of what arrives, if some of it is kept back.
     pub(super) detour: Option<Detour>,
 }
@@ -74,6 +76,8 @@ pub(super) struct Attachments {
     calls: Vec<CgroupSockAddrLink>,
     namespaces: BTreeMap<NetnsId, Namespace>,
     devices: Vec<SchedClassifierLink>,
+    /// By name, of devices in the controller's own namespace.
+    xdp: BTreeMap<String, xdp::Attached>,
 }
 
 impl Attachments {
@@ -89,6 +93,7 @@ impl Attachments {
             calls: Vec::new(),
             namespaces: BTreeMap::new(),
             devices: Vec::new(),
+            xdp: BTreeMap::new(),
         }
     }
 
@@ -133,6 +138,11 @@ impl Attachments {
             let site =
                 Site { rung: self.rung, namespace, name: &device.name, index: device.index, way, program };
             self.devices.extend(site.attach(hands)?);
+        }
+        if device.at_xdp {
+            self.xdp
+                .insert(device.name.clone(), super::xdp::attach(hands.kernel, &device.name, device.index)?);
+            kill_point("xdp attached");
         }
         if device.per_segment {
             split(hands.journal, namespace, device.index, &device.name)?;
@@ -249,7 +259,14 @@ impl Attachments {
 
     /// Number of devices with a program, for status and logs.
     pub(super) fn device_count(&self) -> usize {
-        self.devices.len() + self.namespaces.values().map(|ns| ns.devices.len()).sum::<usize>()
+        self.devices.len()
+            + self.xdp.len()
+            + self.namespaces.values().map(|ns| ns.devices.len()).sum::<usize>()
+    }
+
+    /// The devices that are struck at XDP, and how.
+    pub(super) fn at_xdp(&self) -> &BTreeMap<String, xdp::Attached> {
+        &self.xdp
     }
 
     /// Number of namespaces in which cgroup targets are struck.

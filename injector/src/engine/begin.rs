@@ -142,6 +142,7 @@ pub(super) fn attach_devices(
             ways: BTreeSet::new(),
             per_segment: false,
             queue: None,
+            at_xdp: false,
             detour: None,
         });
         for fault in prepared.faults.iter().filter(|fault| fault.targets.contains(target)) {
@@ -152,6 +153,7 @@ pub(super) fn attach_devices(
             if fault.longest_ns > 0 && fault.hooks.contains(&Hook::DeviceIngress) {
                 device.detour = queue.map(|queue| Detour::new(&prepared.id, number, *is_ethernet, queue));
             }
+            device.at_xdp |= fault.hooks.contains(&Hook::DeviceXdp);
             if fault.hooks.contains(&Hook::DeviceEgress) {
                 device.ways.insert((Direction::Egress, programs::DEVICE_OUT.for_device(*is_ethernet)));
             }

@@ -62,6 +62,16 @@ pub enum EngineError {
         /// Major number of its qdisc.
         major: u32,
     },
+    /// A device has somebody's program at XDP.
+    #[error(
+        "the device {device} has an XDP program, {program}, which is not ours to replace, and room for one only"
+    )]
+    ForeignXdp {
+        /// The device.
+        device: String,
+        /// Its program, by id and name.
+        program: String,
+    },
     /// The kernel has no queue that keeps departure times.
     #[error("this kernel has no fq qdisc, in which packets wait for their time")]
     NoFq,
@@ -153,6 +163,9 @@ impl EngineError {
                 return Some(format!(
                     "packets that are kept back wait in an fq at the root: if the {kind} is yours and may go, `tc qdisc del dev {device} root` in that namespace"
                 ));
+            }
+            Self::ForeignXdp { .. } => {
+                "leave `hook` out of the target: traffic control strikes behind that program; or detach it first if it is yours (`ip link` shows it, libxdp's dispatcher too)"
             }
             Self::NoFq => "load the module (`modprobe sch_fq`), or use a kernel with CONFIG_NET_SCH_FQ",
             Self::NoIfb { .. } => {

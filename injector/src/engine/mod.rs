@@ -18,6 +18,7 @@ mod record;
 mod session;
 mod signals;
 mod survey;
+mod xdp;
 
 pub use drive::{Ending, SCAN_INTERVAL, drive};
 pub use error::EngineError;

@@ -12,7 +12,7 @@ use crate::host::facts::Facts;
 use crate::host::{netlink::Netlink, route, ssh};
 use crate::journal::TargetKey;
 use crate::kernel::attach::Rung;
-use crate::plan::{self, Hook, MAX_SPARED_PORTS, PlannedFault, TargetKind};
+use crate::plan::{self, Hook, MAX_SPARED_PORTS, PlanError, PlannedFault, StruckInterface, TargetKind};
 use crate::scenario::{Fault, PeerAddress, Scenario, Selector};
 use crate::target::{ResolvedTarget, RunLeaf, SafetyPolicy, Strike, TargetSpec, plan_run_leaf, resolve};
 
@@ -125,6 +125,7 @@ pub fn prepare(scenario: Scenario, options: Options) -> Result<Prepared, EngineE
     let kind_of = |name: &str| targets.get(name).map_or(TargetKind::Cgroup, TargetPlan::kind);
     let faults = plan::faults(&scenario, seed, &kind_of);
     plan::check_directions(&scenario, &kind_of)?;
+    plan::check_hooks(&interfaces(&scenario, &targets)).map_err(PlanError::Xdp)?;
     plan::check_longest(&faults)?;
     if faults.iter().any(|fault| fault.longest_ns > 0) {
         departure_queue()?;
@@ -192,6 +193,25 @@ fn resolve_targets(
         targets.insert(name.clone(), TargetPlan::Found(Box::new(found)));
     }
     Ok(targets)
+}
+
+/// The interfaces among the targets.
+fn interfaces<'a>(
+    scenario: &Scenario,
+    targets: &'a BTreeMap<String, TargetPlan>,
+) -> Vec<StruckInterface<'a>> {
+    let interface = |(name, plan): (&'a String, &'a TargetPlan)| {
+        let TargetPlan::Found(found) = plan else { return None };
+        let Strike::Interface { device, .. } = &found.strike else { return None };
+        Some(StruckInterface {
+            target: name,
+            device: &device.name,
+            index: device.index,
+            is_ethernet: device.is_ethernet(),
+            hook: scenario.targets.get(name).map(|target| target.hook).unwrap_or_default(),
+        })
+    };
+    targets.iter().filter_map(interface).collect()
 }
 
 fn warnings_of(target: &TargetPlan) -> Vec<String> {

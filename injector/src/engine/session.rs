@@ -13,10 +13,12 @@ use super::begin::{acquire_targets, attach_cgroups, attach_devices, header, mark
 use super::error::EngineError;
 use super::prepare::Prepared;
 use super::record::Recorder;
+use super::xdp;
 use crate::host::cgroup::{Cgroup, CgroupError, Hierarchy};
 use crate::host::link;
 use crate::host::netlink::Netlink;
 use crate::journal::{Entry, Journal, Store};
+use crate::kernel::xdp::Mode;
 use crate::kernel::{Image, Kernel};
 use crate::kill_point::kill_point;
 use crate::plan::{self, Hook, Lowered, Place, PlannedFault, World};
@@ -42,6 +44,8 @@ pub struct Session {
     took: Option<Duration>,
     warnings: Vec<String>,
     recorder: Option<Recorder>,
+    /// How the devices are struck that are struck at XDP, by name.
+    xdp_modes: BTreeMap<String, Mode>,
     /// Targets whose cgroup is gone, each told of once.
     vanished: BTreeSet<String>,
 }
@@ -86,8 +90,10 @@ impl Session {
         let mut hands = Hands { kernel: &mut kernel, journal };
         attach_cgroups(&prepared, &places, &mut hands, &mut attachments)?;
         attach_devices(&prepared, &places, &mut hands, &mut attachments)?;
+        let (xdp_modes, refusals) = xdp::modes(&attachments);
         let mut session = Self {
-            warnings: prepared.warnings.clone(),
+            xdp_modes,
+            warnings: prepared.warnings.iter().cloned().chain(refusals).collect(),
             prepared,
             places,
             run_leaf,
@@ -332,7 +338,15 @@ impl Session {
             rules.filter(move |(fault, _)| **fault == position).map(|(_, counters)| *counters)
         };
         let faults = self.prepared.faults.iter().enumerate();
-        Ok(faults.map(|(n, planned)| report::fault(planned, planned.mechanism(rung), of_fault(n))).collect())
+        let mechanism = |planned: &PlannedFault| planned.mechanism(rung, self.xdp_mode(planned));
+        Ok(faults.map(|(n, planned)| report::fault(planned, mechanism(planned), of_fault(n))).collect())
+    }
+
+    fn xdp_mode(&self, fault: &PlannedFault) -> Option<Mode> {
+        fault.targets.iter().find_map(|target| match self.places.get(target) {
+            Some(Place::Interface { name, .. }) => self.xdp_modes.get(name).copied(),
+            _ => None,
+        })
     }
 }
 

@@ -16,6 +16,7 @@ pub mod qdisc;
 pub mod route;
 pub mod ssh;
 pub mod tc;
+pub mod xdp;
 
 use std::io;
 

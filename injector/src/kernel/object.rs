@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
-use aya::programs::{CgroupSkb, CgroupSockAddr, SchedClassifier};
+use aya::programs::{CgroupSkb, CgroupSockAddr, SchedClassifier, Xdp};
 use aya::{Ebpf, VerifierLogLevel, include_bytes_aligned};
 use injector_common::dns::Questions;
 use injector_common::layout::{
@@ -209,6 +209,16 @@ impl Kernel {
     pub fn cgroup_sock_addr(&mut self, name: &'static str) -> Result<&mut CgroupSockAddr, KernelError> {
         let program = self.ebpf.program_mut(name).ok_or(KernelError::Missing { name })?;
         let program: &mut CgroupSockAddr = program.try_into().map_err(|e| KernelError::program(name, e))?;
+        if program.fd().is_err() {
+            program.load().map_err(|e| KernelError::program(name, e))?;
+        }
+        Ok(program)
+    }
+
+    /// An XDP program, loaded.
+    pub fn xdp(&mut self, name: &'static str) -> Result<&mut Xdp, KernelError> {
+        let program = self.ebpf.program_mut(name).ok_or(KernelError::Missing { name })?;
+        let program: &mut Xdp = program.try_into().map_err(|e| KernelError::program(name, e))?;
         if program.fd().is_err() {
             program.load().map_err(|e| KernelError::program(name, e))?;
         }

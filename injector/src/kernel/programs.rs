@@ -42,6 +42,12 @@ pub const BIND: [&str; 2] = ["injector_bind4", "injector_bind6"];
 /// UDP sends that name an address, likewise.
 pub const SENDMSG: [&str; 2] = ["injector_sendmsg4", "injector_sendmsg6"];
 
+/// Packets that arrive at an Ethernet device, at XDP.
+pub const XDP: &str = "injector_xdp";
+
+/// Drops all, at XDP: for comparison. It is never attached.
+pub const XDP_DROP: &str = "injector_xdp_drop";
+
 /// Does nothing, at traffic control: for trials, and for comparison.
 pub const EMPTY: &str = "injector_empty";
 
@@ -76,6 +82,7 @@ fn report(kernel: &mut Kernel, name: String) -> ProgramReport {
         Program::SchedClassifier(p) => ("sched_cls", p.load()),
         Program::CgroupSkb(p) => ("cgroup_skb", p.load()),
         Program::CgroupSockAddr(p) => ("cgroup_sock_addr", p.load()),
+        Program::Xdp(p) => ("xdp", p.load()),
         _ => return refused(name, "unknown", "injector has no use for this type".to_owned()),
     };
     if let Err(error) = loaded {

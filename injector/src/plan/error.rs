@@ -1,6 +1,6 @@
 //! Why a valid scenario can't be planned.
 
-use super::MAX_KEPT_BACK_NS;
+use super::{MAX_KEPT_BACK_NS, XdpError};
 use crate::scenario::quantity::format_ns;
 
 /// Why a valid scenario can't be planned on this host.
@@ -81,6 +81,9 @@ pub enum PlanError {
         /// Why not.
         why: &'static str,
     },
+    /// An interface can't be struck at XDP as asked.
+    #[error(transparent)]
+    Xdp(XdpError),
     /// Two nodes of a partition in one network namespace.
     #[error(
         "the fault `{fault}`: the nodes `{}` and `{}` share a network namespace, so no address is of one alone\n\nhint: say how the others reach each of them: `[peers.{}]` and `[peers.{}]` with `addresses`",

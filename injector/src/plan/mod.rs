@@ -14,6 +14,7 @@ mod partition;
 mod rate;
 mod spare;
 mod treat;
+mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -27,10 +28,12 @@ pub(crate) use partition::check_nodes;
 pub use partition::words;
 pub use rate::requested;
 pub use spare::{MAX_SPARED_PORTS, unspared_ports};
+pub use xdp::{StruckInterface, XdpError, check_hooks};
 
 use crate::kernel::attach::Rung;
+use crate::kernel::xdp::Mode;
 use crate::scenario::errno;
-use crate::scenario::{Capacity, CorruptMode, Direction, Effect, Fault, Per, Rate, Scenario};
+use crate::scenario::{Capacity, CorruptMode, Direction, Effect, Fault, InterfaceHook, Per, Rate, Scenario};
 
 /// Where a target is, once it is found (or made).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +103,8 @@ pub enum Hook {
     CgroupBind,
     /// The UDP sends of a cgroup's processes that name an address.
     CgroupSendmsg,
+    /// XDP of one device.
+    DeviceXdp,
 }
 
 impl Hook {
@@ -133,9 +138,9 @@ pub struct PlannedFault {
 }
 
 impl PlannedFault {
-    /// The hooks by their names, such as `tc egress (tcx) + cgroup_skb ingress`.
+    /// The hooks by their names, such as `tc egress (tcx) + cgroup_skb ingress`. `mode` is that of XDP, once it is known.
     #[must_use]
-    pub fn mechanism(&self, rung: Rung) -> String {
+    pub fn mechanism(&self, rung: Rung, mode: Option<Mode>) -> String {
         let name = |hook: &Hook| match hook {
             Hook::CgroupEgress | Hook::DeviceEgress => format!("tc egress ({})", rung.name()),
             // On the way round the program is in front of the queue of the ifb.
@@ -145,6 +150,7 @@ impl PlannedFault {
             Hook::CgroupConnect => "cgroup connect".to_owned(),
             Hook::CgroupBind => "cgroup bind".to_owned(),
             Hook::CgroupSendmsg => "cgroup sendmsg".to_owned(),
+            Hook::DeviceXdp => format!("xdp ({})", mode.map_or("native, else generic", Mode::name)),
         };
         let mut names = self.hooks.iter().map(name).collect::<Vec<_>>();
         if self.longest_ns > 0 {
@@ -217,11 +223,13 @@ fn keeps_back_what_arrives(scenario: &Scenario, fault: &Fault) -> bool {
 #[must_use]
 pub fn faults(scenario: &Scenario, seed: u64, kind_of: &dyn Fn(&str) -> TargetKind) -> Vec<PlannedFault> {
     let kinds = |fault: &Fault| fault.targets.iter().map(|target| kind_of(target)).collect::<Vec<_>>();
-    scenario.faults.iter().map(|fault| planned(fault, seed, &kinds(fault))).collect()
+    let at_xdp = |target: &String| scenario.targets.get(target).is_some_and(|t| t.hook == InterfaceHook::Xdp);
+    let planned = |fault: &Fault| planned(fault, seed, &kinds(fault), fault.targets.iter().any(at_xdp));
+    scenario.faults.iter().map(planned).collect()
 }
 
 /// The hooks that a fault needs, on all its targets together.
-fn hooks_of(fault: &Fault, kinds: &[TargetKind]) -> Vec<Hook> {
+fn hooks_of(fault: &Fault, kinds: &[TargetKind], at_xdp: bool) -> Vec<Hook> {
     if let Some(refusal) = fault.effect.calls() {
         let given = [refusal.connect, refusal.bind, refusal.sendmsg];
         return Hook::CALLS
@@ -238,15 +246,20 @@ fn hooks_of(fault: &Fault, kinds: &[TargetKind]) -> Vec<Hook> {
             hooks.insert(if interface { Hook::DeviceEgress } else { Hook::CgroupEgress });
         }
         if fault.direction != Direction::Egress {
-            hooks.insert(if interface { Hook::DeviceIngress } else { Hook::CgroupIngress });
+            hooks.insert(match interface {
+                true if at_xdp => Hook::DeviceXdp,
+                true => Hook::DeviceIngress,
+                false => Hook::CgroupIngress,
+            });
         }
     }
     Vec::from_iter(hooks)
 }
 
-fn planned(fault: &Fault, seed: u64, kinds: &[TargetKind]) -> PlannedFault {
-    let hooks = hooks_of(fault, kinds);
+fn planned(fault: &Fault, seed: u64, kinds: &[TargetKind], at_xdp: bool) -> PlannedFault {
+    let hooks = hooks_of(fault, kinds, at_xdp);
     let mut notes = notes(&hooks, &fault.effect);
+    notes.extend(xdp::notes(&hooks, kinds));
     if kinds.contains(&TargetKind::Loopback) && fault.direction == Direction::Both {
         notes.push("loopback: each packet leaves and arrives here, so in both directions it is decided twice, and what is asked for as 10% is 19%; take one direction to decide it once".to_owned());
     }

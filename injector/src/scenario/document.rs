@@ -8,7 +8,7 @@ use super::diagnostic::Errors;
 use super::elsewhere;
 use super::entries::{FaultEntry, TargetEntry};
 use super::fields::{AddressText, Comparable, Dscp, FamilyNumber, FlagsText, Ports, Protocol, RateBound};
-use super::model::Direction;
+use super::model::{Direction, InterfaceHook};
 use super::quantity::{Budget, DurationNs, LengthRange, Nth, P32};
 use super::read::{List, Named, OneOrMany, Read, Whole, table};
 use super::tree::Node;
@@ -50,6 +50,9 @@ table! {
         "interface" interface: String,
         /// `true`: the command that `injector run` starts.
         "command" command: bool,
+        /// Where what arrives at an `interface` is struck: `"tc"`, or `"xdp"`, which can lose packets and nothing else.
+        /// Default: `"tc"`.
+        "hook" hook: InterfaceHook,
     }
     elsewhere: elsewhere::target
 }

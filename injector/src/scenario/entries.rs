@@ -7,7 +7,7 @@ use super::diagnostic::{Class, Errors};
 use super::document::{FaultTable, TargetTable};
 use super::effect::Effect;
 use super::elsewhere;
-use super::model::Selector;
+use super::model::{InterfaceHook, Selector};
 use super::nearest;
 use super::quantity::clip;
 use super::read::{Read, Reader, References, Table as _, object_schema};
@@ -15,9 +15,9 @@ use super::source::Span;
 use super::tree::{Node, Table as Tree, Value};
 use crate::kinds::{self, Kind};
 
-/// A target; `None` if its selector is wrong, which is an error already.
+/// A target; `None` if its selector is wrong, which is an error already. And where it is struck, if it is an interface.
 #[derive(Debug, Clone)]
-pub(crate) struct TargetEntry(pub(crate) Option<Selector>);
+pub(crate) struct TargetEntry(pub(crate) Option<Selector>, pub(crate) InterfaceHook);
 
 /// Names of all selectors, also of those that this version doesn't have.
 pub(crate) const SELECTORS: [&str; 10] =
@@ -28,11 +28,12 @@ impl Read for TargetEntry {
         let mut reader = Reader::new(node, errors)?;
         let given: Vec<Span> =
             SELECTORS.iter().filter_map(|name| reader.table().entry(name)).map(|(key, _)| key.span).collect();
-        let is_strange = reader.table().0.len() != given.len();
+        let is_strange =
+            reader.table().0.len() != given.len() + usize::from(reader.table().get("hook").is_some());
         let table = TargetTable::read_from(&mut reader, errors);
         reader.finish(TargetTable::elsewhere, errors);
         match given.as_slice() {
-            [_] => return Some(Self(selector(&table, errors))),
+            [_] => return Some(Self(selector(&table, errors), hook(&table, errors))),
             [_, .., last] => {
                 errors
                     .at(*last, "a target has exactly one selector")
@@ -46,16 +47,29 @@ impl Read for TargetEntry {
                     .hint("add one of `cgroup`, `pid`, `interface`, `command`");
             }
         }
-        Some(Self(None))
+        Some(Self(None, InterfaceHook::default()))
     }
 
     fn schema(generator: &mut SchemaGenerator) -> Schema {
         let mut schema =
             object_schema(TargetTable::ABOUT, TargetTable::properties(generator), TargetTable::KEYS);
-        schema.insert("minProperties".to_owned(), Json::from(1));
-        schema.insert("maxProperties".to_owned(), Json::from(1));
+        let selectors = TargetTable::KEYS.iter().map(|key| key.name).filter(|name| SELECTORS.contains(name));
+        let one_of: Vec<Json> = selectors.map(|name| json!({ "required": [name] })).collect();
+        schema.insert("oneOf".to_owned(), Json::from(one_of));
+        schema.insert("dependentRequired".to_owned(), json!({ "hook": ["interface"] }));
         schema
     }
+}
+
+/// Where a target is struck, which only an interface has a choice of.
+fn hook(table: &TargetTable, errors: &mut Errors) -> InterfaceHook {
+    let Some(hook) = &table.hook else { return InterfaceHook::default() };
+    if table.interface.is_none() && !table.unread.contains(&"interface") {
+        errors
+            .at(hook.span, "`hook` says where an `interface` is struck, and this target is none")
+            .hint("leave `hook` out, or target the `interface`");
+    }
+    hook.value
 }
 
 /// The selector of a table that has exactly one.

@@ -44,8 +44,8 @@ pub use matching::{
     AddressRef, Family, MAX_INTERFACES, MAX_PORT_RANGES, MAX_TCP_FLAGS, Match, PortRange, TcpFlags,
 };
 pub use model::{
-    Comparison, Direction, Expectation, Expected, Fault, Frequency, Metric, PeerAddress, Scenario, Selector,
-    Target, When,
+    Comparison, Direction, Expectation, Expected, Fault, Frequency, InterfaceHook, Metric, PeerAddress,
+    Scenario, Selector, Target, When,
 };
 pub use quantity::{Budget, LengthRange, Nth, P32};
 pub use read::{Key, Reader};

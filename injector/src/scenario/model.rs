@@ -38,6 +38,18 @@ pub struct Target {
     pub name: String,
     /// How it is found on the host.
     pub selector: Selector,
+    /// Where what arrives at an interface is struck; of other selectors always `Tc`, which then means nothing.
+    pub hook: InterfaceHook,
+}
+
+/// Where what arrives at an interface is struck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum InterfaceHook {
+    /// At traffic control.
+    #[default]
+    Tc,
+    /// At XDP, before there is a socket buffer.
+    Xdp,
 }
 
 /// How a target is found on the host.

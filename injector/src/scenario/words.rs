@@ -1,7 +1,7 @@
 //! The words of the language: enums that are written as one of a few texts.
 
 use super::effect::{CorruptMode, Distribution, IcmpError, Per, ResetSide, Shape};
-use super::model::Direction;
+use super::model::{Direction, InterfaceHook};
 
 /// An enum whose values are words.
 pub(crate) trait Word: Copy + 'static {
@@ -15,6 +15,11 @@ impl Word for Direction {
     const WHAT: &'static str = "direction";
     const WORDS: &'static [(&'static str, Self)] =
         &[("egress", Self::Egress), ("ingress", Self::Ingress), ("both", Self::Both)];
+}
+
+impl Word for InterfaceHook {
+    const WHAT: &'static str = "hook";
+    const WORDS: &'static [(&'static str, Self)] = &[("tc", Self::Tc), ("xdp", Self::Xdp)];
 }
 
 impl Word for Per {

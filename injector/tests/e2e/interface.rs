@@ -9,18 +9,18 @@ use crate::support::{
 };
 
 const BOTH: &str = "kind = \"network.loss\"\ndirection = \"both\"";
-const GATEWAY_V4: &str = "10.99.0.254";
-const GATEWAY_V6: &str = "fd99::fe";
+pub(crate) const GATEWAY_V4: &str = "10.99.0.254";
+pub(crate) const GATEWAY_V6: &str = "fd99::fe";
 
 /// Two sides, and a default gateway of the client that the server answers for.
-struct Sides {
-    pair: Pair,
-    client: Agent,
-    server: Agent,
+pub(crate) struct Sides {
+    pub(crate) pair: Pair,
+    pub(crate) client: Agent,
+    pub(crate) server: Agent,
 }
 
 impl Sides {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let pair = Pair::new();
         // Deprecated addresses are not chosen as a source: the server is not the gateway.
         pair.server.ip(&format!("address add {GATEWAY_V4}/24 dev {DEVICE}"));
@@ -44,7 +44,7 @@ impl Sides {
     }
 
     /// Forgets who is where, so that ARP and neighbour discovery have to work.
-    fn forget_neighbours(&self) {
+    pub(crate) fn forget_neighbours(&self) {
         for netns in [&self.pair.client, &self.pair.server] {
             netns.ip(&format!("neigh flush dev {DEVICE}"));
         }

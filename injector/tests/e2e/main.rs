@@ -47,3 +47,4 @@ mod timed;
 mod tun;
 mod udp;
 mod windows;
+mod xdp;

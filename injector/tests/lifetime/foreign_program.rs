@@ -12,14 +12,22 @@ use crate::support::Netns;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_XDP: u32 = 37;
 const BPF_TCX_EGRESS: u32 = 47;
 
 /// Passes the packet on to the next program.
 pub(crate) const PASS_ON: i32 = -1;
 /// Drops it.
 pub(crate) const DROP: i32 = 2;
+/// Lets it go on, at XDP.
+const XDP_PASS: i32 = 2;
 
-/// A program on the way out of a device, attached behind those that are there. It goes when this is dropped.
+/// How a program is run at XDP, as `XDP_FLAGS_` has it.
+pub(crate) const GENERIC: u32 = 1 << 1;
+pub(crate) const NATIVE: u32 = 1 << 2;
+
+/// A program on a device: on the way out behind those that are there, or at XDP. It goes when this is dropped.
 pub(crate) struct ForeignLink {
     _program: OwnedFd,
     _link: OwnedFd,
@@ -28,11 +36,20 @@ pub(crate) struct ForeignLink {
 impl ForeignLink {
     /// A program with one verdict.
     pub(crate) fn new(netns: &Netns, device_index: u32, verdict: i32) -> Self {
-        let program = load(verdict);
+        Self::attach(netns, load(BPF_PROG_TYPE_SCHED_CLS, verdict), device_index, BPF_TCX_EGRESS, 0)
+    }
+
+    /// A program at XDP that lets everything go on.
+    pub(crate) fn at_xdp(netns: &Netns, device_index: u32, mode: u32) -> Self {
+        Self::attach(netns, load(BPF_PROG_TYPE_XDP, XDP_PASS), device_index, BPF_XDP, mode)
+    }
+
+    fn attach(netns: &Netns, program: OwnedFd, device_index: u32, attach_type: u32, flags: u32) -> Self {
         let mut attributes = [0; 64];
         put(&mut attributes, 0, program.as_raw_fd().cast_unsigned());
         put(&mut attributes, 4, device_index);
-        put(&mut attributes, 8, BPF_TCX_EGRESS);
+        put(&mut attributes, 8, attach_type);
+        put(&mut attributes, 12, flags);
         let namespace = File::open(netns.file()).unwrap();
         // The namespace is that of the calling thread, so a thread of its own is moved.
         let link = std::thread::scope(|scope| {
@@ -47,11 +64,11 @@ impl ForeignLink {
 }
 
 /// `r0 = verdict; exit`
-fn load(verdict: i32) -> OwnedFd {
+fn load(program_type: u32, verdict: i32) -> OwnedFd {
     let code: [u64; 2] = [0xb7 | u64::from(verdict.cast_unsigned()) << 32, 0x95];
     let licence = c"GPL";
     let mut attributes = [0; 64];
-    put(&mut attributes, 0, BPF_PROG_TYPE_SCHED_CLS);
+    put(&mut attributes, 0, program_type);
     put(&mut attributes, 4, 2);
     attributes[8..16].copy_from_slice(&(code.as_ptr() as u64).to_ne_bytes());
     attributes[16..24].copy_from_slice(&(licence.as_ptr() as u64).to_ne_bytes());

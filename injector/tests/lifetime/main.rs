@@ -30,3 +30,4 @@ mod run;
 mod safety;
 mod targets;
 mod vanishing;
+mod xdp;

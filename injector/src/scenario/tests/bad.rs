@@ -11,6 +11,12 @@ macro_rules! bad {
     )* };
 }
 
+/// A fault on an interface that is struck at XDP.
+fn at_xdp(kind: &str, keys: &str) -> String {
+    let interface = "interface = \"eth0\"\nhook = \"xdp\"";
+    with_fault(keys).replace("cgroup = \"/db\"", interface).replace("network.loss", kind)
+}
+
 bad! {
     broken_toml: "duration = \"1m\"\nwhen = 5s\n[target.db\ncgroup = \"/db\"\n";
     key_twice: "duration = \"1m\"\nduration = \"2m\"\n";
@@ -41,6 +47,12 @@ bad! {
     relative_cgroup: with_fault("").replace("\"/db\"", "\"db\"");
     bad_pid: with_fault("").replace("cgroup = \"/db\"", "pid = -1");
     bad_interface: with_fault("").replace("cgroup = \"/db\"", "interface = \"a very long interface\"");
+    hook_without_interface: with_fault("").replace("cgroup = \"/db\"", "cgroup = \"/db\"\nhook = \"xdp\"");
+    hook_alone: with_fault("").replace("cgroup = \"/db\"", "hook = \"xdp\"");
+    unknown_hook: with_fault("").replace("cgroup = \"/db\"", "interface = \"eth0\"\nhook = \"xpd\"");
+    not_at_xdp: at_xdp("network.delay", "direction = \"ingress\"\ndelay = \"1ms\"");
+    segments_at_xdp: at_xdp("network.loss", "direction = \"both\"\nper = \"segment\"");
+    established_at_xdp: at_xdp("network.loss", "direction = \"ingress\"\nmatch = { protocol = \"tcp\", established = true }");
     command_false: with_fault("").replace("cgroup = \"/db\"", "command = false");
     unknown_kind: with_fault("").replace("network.loss", "network.los");
     planned_kind: with_fault("operations = [\"fsync\"]").replace("network.loss", "io.error");

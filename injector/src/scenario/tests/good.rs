@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
 
 use super::super::{
-    AddressRef, Comparison, Direction, Effect, Expectation, Expected, Family, Frequency, LengthRange, Loss,
-    LossModel, Match, Metric, Nth, P32, PeerAddress, Per, PortRange, Selector, TcpFlags, When,
+    AddressRef, Comparison, Direction, Effect, Expectation, Expected, Family, Frequency, InterfaceHook,
+    LengthRange, Loss, LossModel, Match, Metric, Nth, P32, PeerAddress, Per, PortRange, Selector, TcpFlags,
+    When,
 };
 use super::{read, with_fault};
 use crate::scenario::Budget;
@@ -198,4 +199,16 @@ fn comparisons_hold() {
     assert!(Comparison::Ge.holds(&2, &2) && Comparison::Le.holds(&2, &2) && Comparison::Eq.holds(&2, &2));
     assert!(Comparison::Gt.holds(&3, &2) && Comparison::Lt.holds(&1, &2) && Comparison::Ne.holds(&1, &2));
     assert!(!Comparison::Gt.holds(&2, &2) && !Comparison::Lt.holds(&2, &2) && !Comparison::Ne.holds(&2, &2));
+}
+
+#[test]
+fn a_hook_is_the_interfaces_and_leaves_what_it_sends_alone() {
+    let text = "duration = \"1s\"\n[target.a]\ninterface = \"a\"\n[target.b]\ninterface = \"b\"\nhook = \"xdp\"\n\
+                [[fault]]\ntarget = \"b\"\nkind = \"network.loss\"\ndirection = \"both\"\n\
+                [[fault]]\ntarget = \"b\"\nkind = \"network.delay\"\ndelay = \"1ms\"\n\
+                [[fault]]\ntarget = \"a\"\nkind = \"network.delay\"\ndirection = \"ingress\"\ndelay = \"1ms\"\n";
+    let scenario = read(text).unwrap();
+    assert_eq!(scenario.targets["a"].hook, InterfaceHook::Tc);
+    assert_eq!(scenario.targets["b"].hook, InterfaceHook::Xdp);
+    assert_eq!(scenario.faults.len(), 3);
 }

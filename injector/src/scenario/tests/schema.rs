@@ -21,7 +21,9 @@ fn the_schema_refuses_unknown_keys_and_names_the_mandatory_ones() {
     let schema = serde_json::to_value(schema()).unwrap();
     assert_eq!(schema["additionalProperties"], Value::Bool(false));
     assert_eq!(schema["required"], serde_json::json!(["duration"]));
-    assert_eq!(schema["properties"]["target"]["additionalProperties"]["maxProperties"], 1);
+    let target = &schema["properties"]["target"]["additionalProperties"];
+    assert_eq!(target["oneOf"][2], serde_json::json!({ "required": ["interface"] }));
+    assert_eq!(target["dependentRequired"], serde_json::json!({ "hook": ["interface"] }));
     assert_eq!(schema["$defs"]["MatchTable"]["additionalProperties"], Value::Bool(false));
     // `not` is a match again, so the schema refers to itself.
     assert_eq!(schema["$defs"]["MatchTable"]["properties"]["not"]["$ref"], "#/$defs/MatchTable");

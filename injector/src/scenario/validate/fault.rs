@@ -3,9 +3,9 @@
 use super::{Scope, matching, when};
 use crate::scenario::diagnostic::Errors;
 use crate::scenario::document::FaultTable;
-use crate::scenario::effect::Effect;
+use crate::scenario::effect::{Effect, Loss, Per};
 use crate::scenario::entries::{FaultEntry, TargetEntry};
-use crate::scenario::model::{Fault, Frequency, Selector, When};
+use crate::scenario::model::{Direction, Fault, Frequency, InterfaceHook, Selector, When};
 use crate::scenario::nearest;
 use crate::scenario::quantity::clip;
 use crate::scenario::read::Spanned;
@@ -33,16 +33,16 @@ pub(super) fn fault(id: &str, entry: &FaultEntry, scope: &Scope<'_>, errors: &mu
     if let Some(kind) = entry.kind {
         kind.check(&effect, table, errors);
     }
+    let given = table.direction.as_ref().map(|direction| direction.value);
+    let direction = effect.direction().or(given).unwrap_or_default();
+    check_hook(entry, &effect, direction, scope, errors);
     Some(Fault {
         id: id.to_owned(),
         targets: match effect.nodes() {
             Some(nodes) => nodes.to_vec(),
             None => vec![table.target.as_ref()?.value.clone()],
         },
-        direction: effect
-            .direction()
-            .or(table.direction.as_ref().map(|direction| direction.value))
-            .unwrap_or_default(),
+        direction,
         effect,
         matcher,
         exclude,
@@ -117,4 +117,37 @@ fn strikes_interface(entry: &FaultEntry, scope: &Scope<'_>) -> bool {
     let is_interface = |entry: &TargetEntry| matches!(entry.0, Some(Selector::Interface(_)));
     let all = scope.targets.iter().copied().flatten();
     all.into_iter().any(|(key, entry)| is_target(&key.text) && is_interface(entry))
+}
+
+/// At XDP a packet is dropped or goes on as it is, and nobody knows how many of the wire's packets it is made of.
+fn check_hook(
+    entry: &FaultEntry,
+    effect: &Effect,
+    direction: Direction,
+    scope: &Scope<'_>,
+    errors: &mut Errors,
+) {
+    let at_xdp = |name: &Spanned<String>| {
+        let mut all = scope.targets.iter().copied().flatten();
+        all.any(|(key, target)| key.text == name.value && target.1 == InterfaceHook::Xdp)
+    };
+    let Some(target) = targets(entry).find(|name| at_xdp(name)).filter(|_| direction != Direction::Egress)
+    else {
+        return;
+    };
+    let problem = match effect {
+        Effect::Loss(Loss { per: Per::Packet, .. }) => return,
+        Effect::Loss(_) => {
+            "`per = \"segment\"` is not possible at XDP, which does not know of segments".to_owned()
+        }
+        _ => format!(
+            "`{}` is not possible at XDP, where what arrives is lost or goes on as it is",
+            effect.kind()
+        ),
+    };
+    let span = entry.table.kind.as_ref().map_or(target.span, |kind| kind.span);
+    errors.at(span, problem).hint(format!(
+        "leave `hook` out of `[target.{}]`, which then is struck at traffic control, or take direction = \"egress\", which is",
+        clip(&target.value)
+    ));
 }

@@ -89,7 +89,8 @@ fn named_targets(entries: &[(Key, TargetEntry)], errors: &mut Errors) -> BTreeMa
         if is_identifier(key.span, &key.text, "target", errors)
             && let Some(selector) = &entry.0
         {
-            targets.insert(key.text.clone(), Target { name: key.text.clone(), selector: selector.clone() });
+            let target = Target { name: key.text.clone(), selector: selector.clone(), hook: entry.1 };
+            targets.insert(key.text.clone(), target);
         }
     }
     targets
