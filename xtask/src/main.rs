@@ -18,6 +18,7 @@ mod stage;
 mod tally;
 mod test;
 mod verify;
+mod versus;
 mod vm;
 mod workspace;
 
@@ -55,6 +56,8 @@ enum Task {
     Demo(demo::DemoArgs),
     /// Measure the pure decision by itself, and the programs on this machine's kernel
     Bench,
+    /// Measure our faults beside netem's, in turns in one virtual machine
+    Versus(versus::VersusArgs),
     /// Run the tests, and cargo-deny and typos where they are installed
     Ci,
 }
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::command(&args, &[]),
         Task::Demo(args) => demo::command(&args),
         Task::Bench => bench::command(),
+        Task::Versus(args) => versus::command(&args),
         Task::Ci => ci::command(),
     };
     match result {

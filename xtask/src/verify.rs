@@ -122,7 +122,7 @@ fn conclude(mut found: Found, kernels: &[Kernel], update: bool) -> Result<Tally>
 }
 
 /// The lines that a guest printed as data.
-fn data_of(output: &[String]) -> String {
+pub(crate) fn data_of(output: &[String]) -> String {
     let data = output.iter().filter_map(|line| line.strip_prefix(DATA_MARKER));
     data.collect::<Vec<_>>().join("\n")
 }

@@ -11,7 +11,7 @@ mod image;
 pub(crate) mod init;
 pub(crate) mod kernels;
 mod modules;
-mod qemu;
+pub(crate) mod qemu;
 
 use crate::programs::{PRIVILEGED_TESTS, Programs};
 use crate::say::{data, say};
