@@ -80,7 +80,7 @@ pub(crate) fn command(update: bool) -> Result<()> {
 fn verify(programs: &Programs, update: bool) -> Result<Tally> {
     let kernels =
         Series::ALL.into_iter().map(|series| kernels::get(series, false)).collect::<Result<Vec<_>>>()?;
-    let runs = vm::run_all(&kernels, programs, &Job::programs())?;
+    let runs = vm::run_all(&kernels, programs, &[Job::programs()])?;
     for run in runs.iter().filter(|run| run.verdict != Verdict::Exited(0)) {
         say!("{}: {}\n{}", run.kernel.series.name(), run.verdict, run.output.join("\n"));
     }

@@ -44,11 +44,11 @@ pub(crate) struct VersusArgs {
 pub(crate) fn command(args: &VersusArgs) -> Result<()> {
     let programs = Programs { injector: demo::build_injector()?, tests: Vec::new() };
     let plan = serde_json::to_string(&Plan::new(args.seconds, args.rounds))?;
-    let mut job = Job::of(["/usr/bin/python3", "-c", SCRIPT, &plan].map(str::to_owned).to_vec());
+    let mut job = Job::of("versus", ["/usr/bin/python3", "-c", SCRIPT, &plan].map(str::to_owned).to_vec());
     job.accel = args.accel;
     let mut text = String::new();
     for series in Series::parse_list(&args.kernel)? {
-        let runs = vm::run_all(&[kernels::get(series, false)?], &programs, &job)?;
+        let runs = vm::run_all(&[kernels::get(series, false)?], &programs, std::slice::from_ref(&job))?;
         for run in runs {
             if run.verdict != Verdict::Exited(0) {
                 bail!("{}: {}", run.kernel.series.name(), run.verdict);
