@@ -31,6 +31,14 @@ impl Programs {
         let tests = PRIVILEGED_TESTS.iter().map(|name| Ok((*name, find("test", name)?)));
         Ok(Self { injector: find("bin", "injector")?, tests: tests.collect::<Result<_>>()? })
     }
+
+    /// The names of the tests of a program.
+    pub(crate) fn test_names(&self, program: &str) -> Result<Vec<String>> {
+        let (_, path) =
+            self.tests.iter().find(|(name, _)| *name == program).context("no such test program")?;
+        let list = process::output(std::process::Command::new(path).args(["--list", "--format=terse"]))?;
+        Ok(list.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
+    }
 }
 
 fn executable(messages: &str, kind: &str, name: &str) -> Option<PathBuf> {

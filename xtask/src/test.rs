@@ -128,7 +128,7 @@ fn e2e_here(programs: &Programs) -> Result<Tally> {
 fn e2e_in_machines(programs: &Programs) -> Result<Vec<Run>> {
     let kernels =
         Series::ALL.into_iter().map(|series| kernels::get(series, false)).collect::<Result<Vec<_>>>()?;
-    vm::run_all(&kernels, programs, &Job::programs_and_tests())
+    vm::run_all(&kernels, programs, &Job::programs_and_tests(programs)?)
 }
 
 /// Runs test programs and counts what they report; a failure that they don't count is one failure.
