@@ -233,15 +233,18 @@ enum Turned {
     Halfway,
 }
 
+/// Whether the question that is struck ends its connection: one segment can't answer what is asked over TCP.
+#[inline(always)]
+pub(crate) fn ends_connection(walk: &Walk) -> bool {
+    walk.packet.protocol == TCP && walk.way.answer != ANSWER_SILENCE
+}
+
 /// Answers the question that `strike` has just struck, or swallows it.
 #[inline(never)]
 pub(crate) fn answer(skb: *mut __sk_buff, framing: Framing, direction: u32) -> i32 {
     let Some(walk) = act::walk(direction) else { return TC_ACT_UNSPEC };
     if walk.way.answer == ANSWER_SILENCE {
         return swallow(direction);
-    }
-    if walk.packet.protocol == TCP {
-        return end_connection(direction);
     }
     let turned = turn_round(skb, framing, walk);
     if turned != Turned::Done {
@@ -258,12 +261,6 @@ pub(crate) fn answer(skb: *mut __sk_buff, framing: Framing, direction: u32) -> i
 fn swallow(direction: u32) -> i32 {
     // At ingress nobody is told of a drop.
     if direction == EGRESS { lose() } else { TC_ACT_SHOT as i32 }
-}
-
-/// What becomes of a question over TCP: one segment can't answer it, so it is lost, again and again, until the client gives up.
-#[inline(always)]
-fn end_connection(direction: u32) -> i32 {
-    swallow(direction)
 }
 
 /// Sends the answer to where the question came from.

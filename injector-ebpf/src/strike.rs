@@ -191,6 +191,7 @@ pub(crate) fn strike_at(
     match walk_on(source, walk, rules.count) {
         ACTION_LOSS => Verdict::Lose,
         ACTION_LOCAL_DROP => Verdict::LocalDrop,
+        ACTION_DNS if needs().action(ACTION_DNS) && dns::ends_connection(walk) => Verdict::Reset,
         ACTION_DNS if needs().action(ACTION_DNS) => Verdict::Answer,
         ACTION_RESET if needs().action(ACTION_RESET) => Verdict::Reset,
         ACTION_REJECT if needs().action(ACTION_REJECT) => Verdict::Reject,

@@ -87,7 +87,7 @@ fn pattern(name: &DnsName) -> border::NamePattern {
 pub(super) fn notes(dns: &Dns) -> Vec<String> {
     let mut notes = vec!["only questions in the clear are seen: not those over TLS, HTTPS or QUIC, nor what a daemon asks for the target (nscd, systemd-resolved, a proxy)".to_owned()];
     if dns.answer != DnsAnswer::Silence {
-        notes.push("over TCP a question can't be answered in one packet: its segment is lost each time it is sent, and the client waits for its own time-out".to_owned());
+        notes.push("over TCP a question can't be answered in one packet: its connection is reset on both ends, and with silence its segment is lost each time it is sent".to_owned());
     }
     if dns.answer == DnsAnswer::NxDomain {
         notes.push("nxdomain comes without an SOA record, so resolvers don't cache it (RFC 2308)".to_owned());

@@ -28,7 +28,11 @@ pub(super) fn apply(rule: &mut Rule, fault: &Fault, seed: u64) {
         Effect::Corrupt(corrupt) => (border::ACTION_CORRUPT, corrupted(plain, corrupt)),
         Effect::MarkEcn => (border::ACTION_MARK_CE, plain),
         Effect::Connect(refusal) => (border::ACTION_CONNECT, refused(plain, refusal)),
-        Effect::Dns(asked) => (border::ACTION_DNS, Treatment { count: dns::code(asked.answer), ..plain }),
+        // What is asked over TCP is reset on both ends instead.
+        Effect::Dns(asked) => {
+            let flags = treat::TREAT_RESETS_LOCAL | treat::TREAT_RESETS_REMOTE;
+            (border::ACTION_DNS, Treatment { count: dns::code(asked.answer), flags, ..plain })
+        }
         Effect::Window { size } => (border::ACTION_WINDOW, Treatment { count: u32::from(*size), ..plain }),
         Effect::Reset(reset) => (border::ACTION_RESET, torn_down(plain, reset)),
         Effect::Reject(reject) => (border::ACTION_REJECT, rejected(plain, reject)),

@@ -196,23 +196,27 @@ fn a_resolver_on_loopback_is_answered_for_too() {
 }
 
 #[test]
-fn a_question_over_tcp_gets_no_answer() {
+fn a_question_over_tcp_ends_its_connection() {
     if !root_or_skip() {
         return;
     }
     let mut stage = Stage::new();
     let experiment = stage.apply("names = \"*.internal\"");
     for server in [SERVER_V4, SERVER_V6] {
-        let lost = stage.struck.ask(&format!("rcode_over_tcp('{server}', 'db.internal', wait=1)"));
-        assert_eq!(lost, Value::Null, "{server}");
+        let reset = stage.struck.ask(&format!("rcode_over_tcp('{server}', 'db.internal')"));
+        assert_eq!(reset, "reset", "{server}");
         assert_eq!(stage.struck.ask(&format!("rcode_over_tcp('{server}', 'db.example')")), 0, "{server}");
         assert_eq!(stage.spared.ask(&format!("rcode_over_tcp('{server}', 'db.internal')")), 0, "{server}");
     }
     let asked = stage.server.ask("[name for name, _ in questions()]");
     assert_eq!(asked, json!(["db.example", "db.example", "db.internal", "db.internal"]));
-    // Each is sent again, and lost again.
+    assert_eq!(counted(experiment), (2, 2));
+    // Who is silent sends no reset either: each is sent again, and lost again.
+    let experiment = stage.apply("answer = \"silence\"\nnames = \"*.internal\"");
+    let lost = stage.struck.ask(&format!("rcode_over_tcp('{SERVER_V4}', 'db.internal', wait=1)"));
+    assert_eq!(lost, Value::Null);
     let (matched, injected) = counted(experiment);
-    assert!(matched >= 2 && injected == matched, "{matched}, {injected}");
+    assert!(matched >= 1 && injected == matched, "{matched}, {injected}");
 }
 
 #[test]

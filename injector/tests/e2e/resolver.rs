@@ -110,6 +110,8 @@ def rcode_over_tcp(server, name, wait=60):
             return s.recv(4096)[5] & 15
         except TimeoutError:
             return None
+        except ConnectionResetError:
+            return "reset"
 "#;
 
 /// What nobody may have counted: damaged datagrams, and those that no socket was for.
