@@ -343,4 +343,16 @@ mod tests {
         }
         assert_eq!(jobs.len(), PRIVILEGED_TESTS.len());
     }
+
+    #[test]
+    fn every_program_runs_on_every_kernel_and_whole_on_one() {
+        for program in PRIVILEGED_TESTS {
+            let on = |series| SHARES.iter().any(|(name, kernel, _)| (*name, *kernel) == (program, series));
+            assert!(Series::ALL.into_iter().all(on), "{program}");
+            assert!(
+                SHARES.iter().any(|(name, _, share)| *name == program && *share == Share::All),
+                "{program}"
+            );
+        }
+    }
 }
