@@ -14,6 +14,7 @@ use crate::act;
 use crate::maps::INTERFACES;
 use crate::parse::Framing;
 use crate::strike::{Verdict, armed, span, strike};
+use crate::tc::ANSWER_MARK;
 
 /// Packets that have arrived at an Ethernet device.
 #[classifier]
@@ -44,7 +45,13 @@ fn decided(skb: *mut __sk_buff, framing: Framing) -> Verdict {
     let Some(control) = armed() else { return Verdict::Pass };
     // The device that it came from, by whose index the target is known.
     // SAFETY: the verifier checks each access to a field of the context.
-    let arrived_at = unsafe { (*skb).ingress_ifindex };
+    let (arrived_at, mark) = unsafe { ((*skb).ingress_ifindex, (*skb).tc_index) };
+    // An answer of our own making.
+    if mark == control.mark ^ ANSWER_MARK {
+        // SAFETY: as above.
+        unsafe { (*skb).tc_index = 0 };
+        return Verdict::Pass;
+    }
     // SAFETY: the entry is copied out; the controller replaces entries whole and before it arms.
     let Some(target) = (unsafe { INTERFACES.get(arrived_at) }) else { return Verdict::Pass };
     strike(control, skb, framing, arrived_at as u64, span(target, INGRESS), INGRESS)

@@ -104,7 +104,7 @@ const NO_MARKS: Marks = Marks { clone: NO_MARK, answer: NO_MARK };
 /// What tells the mark of a device's clone from that of a cgroup's packet, which other devices' rules do mean.
 const DEVICE_MARK: u32 = 0x8000;
 /// What tells the mark of an answer from that of a clone: on loopback it arrives where the next program waits for it.
-const ANSWER_MARK: u32 = 0xc000;
+pub(crate) const ANSWER_MARK: u32 = 0xc000;
 
 /// The mark of a device's clones.
 #[inline(always)]

@@ -74,7 +74,8 @@ impl Detour {
         let pref = last_preference(taken.iter().map(|filter| filter.pref).max());
         let handle = self.handle;
         let ifname = name.to_owned();
-        hands.journal.append(Entry::Redirect { netns, ifindex, ifname, pref, handle })?;
+        let to = self.ifb.clone();
+        hands.journal.append(Entry::Redirect { netns, ifindex, ifname, pref, handle, ifb: to })?;
         ifb::redirect(&mut netlink, ifindex, (pref, handle), ifb).map_err(without_ifb)?;
         kill_point("redirected");
         Ok(())

@@ -169,7 +169,7 @@ impl EngineError {
             }
             Self::NoFq => "load the module (`modprobe sch_fq`), or use a kernel with CONFIG_NET_SCH_FQ",
             Self::NoIfb { .. } => {
-                "load the modules (`modprobe -a ifb act_mirred cls_matchall sch_ingress`), or keep packets back on the side that sends them"
+                "load the modules (`modprobe -a ifb act_mirred act_gact cls_matchall sch_ingress`), or keep packets back on the side that sends them"
             }
             Self::DeviceGone { .. } => {
                 "everything else was taken back; apply the scenario again when the device is there"

@@ -23,8 +23,11 @@ const TCA_MATCHALL_ACT: u16 = 2;
 const TCA_ACT_KIND: u16 = 1;
 const TCA_ACT_OPTIONS: u16 = 2;
 const TCA_MIRRED_PARMS: u16 = 2;
-/// `TC_ACT_STOLEN`: the packet is not ours any more.
-const TC_ACT_STOLEN: u32 = 4;
+const TCA_GACT_PARMS: u16 = 2;
+/// `TC_ACT_PIPE`: on to the next action. A redirection that does not end the list is made of a clone.
+const TC_ACT_PIPE: u32 = 3;
+/// `TC_ACT_SHOT`: the packet is dropped.
+const TC_ACT_SHOT: u32 = 2;
 /// `TCA_EGRESS_REDIR`.
 const EGRESS_REDIRECT: u32 = 1;
 
@@ -77,14 +80,22 @@ pub fn redirect(
     netlink.execute(&request.flags(libc::NLM_F_CREATE | libc::NLM_F_EXCL))
 }
 
-/// A list of one action, `mirred egress redirect`.
+/// A list of two actions: `mirred egress redirect` of a clone, and `gact drop` of the packet itself.
+///
+/// A packet from another namespace of this host has its sender's socket still (`veth_xmit`; it loses it in `ip_rcv`). fq would sort by
+/// that socket instead of by the packet's hash, and the sender would wait for its own packets. A clone has none.
 fn redirection(ifb: u32) -> Vec<u8> {
-    // `struct tc_mirred`: index, capab, action, refcnt, bindcnt, eaction, ifindex.
-    let parameters: Vec<u8> =
-        [0, 0, TC_ACT_STOLEN, 0, 0, EGRESS_REDIRECT, ifb].into_iter().flat_map(u32::to_ne_bytes).collect();
-    let options = Request::nested(&[(TCA_MIRRED_PARMS, &parameters)]);
-    let action = Request::nested(&[(TCA_ACT_KIND, b"mirred\0"), (TCA_ACT_OPTIONS | NLA_F_NESTED, &options)]);
-    Request::nested(&[(1 | NLA_F_NESTED, &action)])
+    let numbers = |numbers: &[u32]| numbers.iter().flat_map(|n| n.to_ne_bytes()).collect::<Vec<u8>>();
+    // `struct tc_mirred`: index, capab, action, refcnt, bindcnt, eaction, ifindex; `struct tc_gact` is its first five.
+    let redirect =
+        action(b"mirred\0", TCA_MIRRED_PARMS, &numbers(&[0, 0, TC_ACT_PIPE, 0, 0, EGRESS_REDIRECT, ifb]));
+    let drop = action(b"gact\0", TCA_GACT_PARMS, &numbers(&[0, 0, TC_ACT_SHOT, 0, 0]));
+    Request::nested(&[(1 | NLA_F_NESTED, &redirect), (2 | NLA_F_NESTED, &drop)])
+}
+
+fn action(kind: &[u8], parameters_kind: u16, parameters: &[u8]) -> Vec<u8> {
+    let options = Request::nested(&[(parameters_kind, parameters)]);
+    Request::nested(&[(TCA_ACT_KIND, kind), (TCA_ACT_OPTIONS | NLA_F_NESTED, &options)])
 }
 
 /// Deletes the filter that redirects, if it is still the one with our handle.

@@ -84,12 +84,13 @@ impl Device {
 /// A port of a bridge, bond or the like carries only what its master has shown already, or what is only
 /// passing through. Slaves of a VRF are the exception: packets leave by them without crossing the VRF
 /// device. Loopback stays, and so does what is stacked on another device: the packet is seen there twice,
-/// and the programs mark what they have seen.
+/// and the programs mark what they have seen. An ifb only gets what another device has shown.
 #[must_use]
 pub fn attach_points(devices: &[Device]) -> Vec<Device> {
     let is_vrf =
         |index| devices.iter().any(|device| device.index == index && device.kind.as_deref() == Some("vrf"));
-    devices.iter().filter(|device| device.master.is_none_or(is_vrf)).cloned().collect()
+    let is_ifb = |device: &Device| device.kind.as_deref() == Some("ifb");
+    devices.iter().filter(|device| device.master.is_none_or(is_vrf) && !is_ifb(device)).cloned().collect()
 }
 
 /// All devices of the socket's namespace, by index.
@@ -277,6 +278,7 @@ mod tests {
             device(5, "br0", Some("bridge"), None),
             device(6, "bond0", Some("bond"), None),
             device(7, "bond0.5", Some("vlan"), None),
+            device(8, "ifb0", Some("ifb"), None),
         ];
         assert_eq!(chosen(&devices), ["lo", "br0", "bond0", "bond0.5"]);
     }

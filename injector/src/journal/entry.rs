@@ -169,6 +169,8 @@ pub enum Entry {
         pref: u16,
         /// Its handle, by which it is known to be ours.
         handle: u32,
+        /// Name of the ifb.
+        ifb: String,
     },
     /// A device's limit of wire segments in one packet.
     GsoMaxSegs {

@@ -126,6 +126,7 @@ impl Journal {
         let neighbours = self.neighbours().ok();
         let result = match neighbours.as_ref().and_then(|others| others.living_user(&entry)) {
             Some(user) => Ok(Undone::NotOurs { why: format!("the experiment {user} uses it too") }),
+            None if self.leads_to(&entry) => Err(UndoError::InUse),
             None => undo(&entry, &self.header.id),
         };
         kill_point("undone");
@@ -134,6 +135,13 @@ impl Journal {
             let _ = self.undone(index);
         }
         Some(EntryOutcome { entry, result })
+    }
+
+    /// Whether a filter that is still there sends packets to an ifb: without it they would be lost.
+    fn leads_to(&self, entry: &Entry) -> bool {
+        let Entry::IfbMade { netns: of, ifname } = entry else { return false };
+        let mut left = self.entries.iter().filter(|recorded| !recorded.undone);
+        left.any(|recorded| matches!(&recorded.entry, Entry::Redirect { netns, ifb, .. } if netns == of && ifb == ifname))
     }
 
     /// Take back all that is left, the youngest first; a failure does not keep the others from it.

@@ -16,6 +16,9 @@ use crate::host::{Undone, ifb, qdisc, tc};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UndoError {
+    /// A filter that could not be taken away leads to it.
+    #[error("a filter leads to it that could not be taken away, and what arrives would be lost")]
+    InUse,
     /// Its namespace could not be reached.
     #[error(transparent)]
     Netns(#[from] NetnsError),
@@ -32,6 +35,7 @@ impl UndoError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::InUse => Some("`injector clean` tries again".to_owned()),
             Self::Netns(error) => error.hint(),
             Self::Netlink(error) => error.hint(),
             Self::Cgroup(error) => error.hint(),

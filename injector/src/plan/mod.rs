@@ -208,10 +208,16 @@ pub fn check_directions(scenario: &Scenario, kind_of: &dyn Fn(&str) -> TargetKin
     Ok(())
 }
 
+/// Whether two names of targets mean the same, as far as the file tells.
+fn is_same(scenario: &Scenario, one: &str, two: &str) -> bool {
+    let selector = |name: &str| scenario.targets.get(name).map(|target| &target.selector);
+    one == two || (selector(one).is_some() && selector(one) == selector(two))
+}
+
 /// Whether some fault on the same target keeps back what arrives there.
 fn keeps_back_what_arrives(scenario: &Scenario, fault: &Fault) -> bool {
     scenario.faults.iter().any(|other| {
-        other.targets.iter().any(|target| fault.targets.contains(target))
+        other.targets.iter().any(|one| fault.targets.iter().any(|two| is_same(scenario, one, two)))
             && other.direction != Direction::Egress
             && other.effect.keeps_back()
     })

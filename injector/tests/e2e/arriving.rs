@@ -105,3 +105,29 @@ fn loss_delay_and_rate_strike_both_directions_of_one_connection_at_once() {
     assert!(late.iter().all(|late_ms| *late_ms >= -0.1), "{late:?}");
     assert!(quantile(late.iter().copied(), 0.5) < 50.0, "{late:?}");
 }
+
+#[test]
+fn what_arrives_from_another_namespace_is_overtaken_while_it_waits() {
+    if !root_or_skip() {
+        return;
+    }
+    let scene = Scene::new();
+    if !packets_can_wait(&scene) {
+        return;
+    }
+    // A veth leaves packets their sender's socket, by which fq would keep them in order.
+    let text = scenario(
+        1,
+        &format!("interface = \"{DEVICE}\""),
+        &[&keyed("reorder", "ingress", "delay = \"80ms\"\ngap = 5\nmatch = { protocol = \"udp\" }")],
+    );
+    let experiment = Experiment::apply_with(&text, |command| command.in_netns(&scene.pair.server));
+    let came =
+        Stream { port: 5001, count: 100, per_second: 100, bytes: 100 }.send(&scene, Duration::from_secs(1));
+    assert_eq!(experiment.end().only().injected, 20);
+    let overtaken = came.windows(2).filter(|two| two[1].number < two[0].number).count();
+    assert!(came.len() == 100 && overtaken >= 10, "{overtaken} of 20: {came:?}");
+    // Those that are not held don't wait for those that are.
+    let others = came.iter().filter(|arrival| arrival.number % 5 != 4);
+    assert!(quantile(others.map(|arrival| arrival.took_ms()), 0.5) < 40.0, "{came:?}");
+}
