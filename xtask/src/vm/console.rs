@@ -27,6 +27,8 @@ pub(crate) enum Verdict {
     TimedOut(Duration),
     /// Its init did not begin within this time.
     NotBooted(Duration),
+    /// The kernel was lost before its init began.
+    LostInBoot(String),
     /// It printed nothing for this time.
     Silent(Duration),
     /// QEMU ended before the marker line.
@@ -40,6 +42,7 @@ impl fmt::Display for Verdict {
             Self::Exited(status) => write!(out, "the command ended with exit status {status}"),
             Self::KernelLost(line) => write!(out, "the kernel is lost: {line}"),
             Self::TimedOut(after) => write!(out, "no verdict within {} s", after.as_secs()),
+            Self::LostInBoot(line) => write!(out, "the kernel was lost before its init began: {line}"),
             Self::NotBooted(after) => write!(out, "its init did not begin within {} s", after.as_secs()),
             Self::Silent(after) => write!(out, "no line for {} s", after.as_secs()),
             Self::NoMarker => write!(out, "the machine ended before the command did"),

@@ -302,7 +302,7 @@ fn run_one(kernel: &Kernel, mut image: Image, job: &Job) -> Result<Run> {
         say!("{name}: booting {} (package version {})", kernel.release, kernel.version);
         let ended = machine.run(&log, job.stream)?;
         // Nothing of ours has run yet: that is the emulator's, and is tried again.
-        if !matches!(ended.0, Verdict::NotBooted(_)) || boots == BOOTS {
+        if !matches!(ended.0, Verdict::NotBooted(_) | Verdict::LostInBoot(_)) || boots == BOOTS {
             break ended;
         }
         say!("{name}: {}; once more", ended.0);

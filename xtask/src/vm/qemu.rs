@@ -99,6 +99,7 @@ impl Machine<'_> {
                 break verdict;
             }
         };
+        let verdict = patience.in_boot(verdict);
         self.wind_up(child, &verdict, &lines, &mut log);
         for reader in readers {
             let _ = reader.join();
@@ -187,6 +188,15 @@ impl Patience {
         }
     }
 
+    /// What is lost before init has begun is lost in the boot, where nothing of ours has run.
+    fn in_boot(&self, verdict: Verdict) -> Verdict {
+        match verdict {
+            Verdict::KernelLost(line) if self.last_line.is_none() => Verdict::LostInBoot(line),
+            Verdict::NoMarker if self.last_line.is_none() => Verdict::LostInBoot("QEMU ended".to_owned()),
+            other => other,
+        }
+    }
+
     /// The soonest of the bounds, and the verdict when it has passed.
     fn next(&self) -> (Instant, Verdict) {
         let end = (self.start + self.timeout, Verdict::TimedOut(self.timeout));
@@ -216,6 +226,9 @@ mod tests {
     fn a_guest_has_time_to_boot_then_to_say_something_and_in_all() {
         let mut patience = Patience::new(Duration::from_secs(3600));
         assert_eq!(patience.next().1, Verdict::NotBooted(BOOT_PATIENCE));
+        let lost = || Verdict::KernelLost("Oops".to_owned());
+        assert_eq!(patience.in_boot(lost()), Verdict::LostInBoot("Oops".to_owned()));
+        assert_eq!(patience.in_boot(Verdict::Exited(1)), Verdict::Exited(1));
         patience.heard(&Line::Console("[    1.000000] Linux".to_owned()));
         assert_eq!(patience.next().1, Verdict::NotBooted(BOOT_PATIENCE));
         patience.heard(&Line::Output(console::UP_MARKER.to_owned()));
