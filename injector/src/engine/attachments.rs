@@ -13,7 +13,7 @@ use super::queue::Queue;
 
 use crate::host::link::{Device, LinkEvent, LinkWatch, attach_points, list, set_gso_max_segs};
 use crate::host::netlink::Netlink;
-use crate::host::netns::{NetnsId, enter, namespaces_of};
+use crate::host::netns::{NetnsId, enter, namespaces_beside};
 use crate::host::tc::{self, Direction, HookQdisc};
 use crate::journal::{Entry, Journal, Neighbours};
 use crate::kernel::attach::{self, FilterId, Rung};
@@ -153,20 +153,18 @@ impl Attachments {
     /// Attaches in every namespace that the processes use and that is not yet known, and drops those that
     /// nobody uses any more. Returns whether a name or index of a device changed.
     pub(super) fn scan(&mut self, hands: &mut Hands<'_>, pids: &BTreeSet<i32>) -> Result<bool, EngineError> {
-        let used = namespaces_of(pids.iter().copied())?;
+        let (used, new) = namespaces_beside(self.namespaces.keys(), pids.iter().copied())?;
         let mut changed = false;
         // A namespace that we hold open lives on, with all its devices. Filters need it until the end, though:
         // no link would take them away.
         if self.rung == Rung::Tcx {
             let before = self.namespaces.len();
-            self.namespaces.retain(|id, _| used.contains_key(id));
+            self.namespaces.retain(|id, _| used.contains(id));
             changed = self.namespaces.len() != before;
         }
-        for (id, fd) in used {
-            if !self.namespaces.contains_key(&id) {
-                self.enter_namespace(hands, id, fd)?;
-                changed = true;
-            }
+        for (id, fd) in new {
+            self.enter_namespace(hands, id, fd)?;
+            changed = true;
         }
         for id in self.namespaces.keys().copied().collect::<Vec<_>>() {
             changed |= self.follow_devices(hands, id)?;

@@ -40,6 +40,8 @@ pub struct Session {
     attachments: Option<Attachments>,
     kernel: Kernel,
     journal: Option<Journal>,
+    /// As it was mounted at the beginning: no look at the host reads the mounts again.
+    hierarchy: Hierarchy,
     armed: Option<(Timestamp, Instant)>,
     took: Option<Duration>,
     warnings: Vec<String>,
@@ -101,6 +103,7 @@ impl Session {
             attachments: Some(attachments),
             kernel,
             journal: None,
+            hierarchy: Hierarchy::find()?,
             armed: None,
             took: None,
             recorder: None,
@@ -190,12 +193,11 @@ impl Session {
     /// Every process of every cgroup target, or this one while there is none: what enters an empty cgroup
     /// later comes as a rule from here.
     fn pids(&mut self) -> Result<BTreeSet<i32>, EngineError> {
-        let hierarchy = Hierarchy::find()?;
         let mut pids = BTreeSet::new();
         for (target, place) in &self.places {
             let Place::Cgroup { path, id, .. } = place else { continue };
-            match hierarchy.open(path) {
-                Ok(cgroup) if cgroup.id == *id => pids.extend(hierarchy.procs(&cgroup)?),
+            match self.hierarchy.open(path) {
+                Ok(cgroup) if cgroup.id == *id => pids.extend(self.hierarchy.procs(&cgroup)?),
                 // Removed while it was struck: there is nothing left to take back. What takes its name is
                 // another cgroup to the kernel.
                 Ok(_) | Err(CgroupError::Unknown { .. }) => {

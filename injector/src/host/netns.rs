@@ -2,7 +2,7 @@
 //!
 //! The caller's own namespace never changes: [`enter`] works on a thread of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -134,6 +134,28 @@ pub fn namespaces_of(pids: impl IntoIterator<Item = i32>) -> Result<BTreeMap<Net
     open.into_values().map(|fd| Ok((NetnsId::of_fd(fd.as_fd())?, fd))).collect()
 }
 
+/// Which of the held namespaces the given processes use, and the other ones that they use, open.
+///
+/// Who calls this keeps the held ones open, so that none of their inode numbers can mean another namespace: to see
+/// one again is a `stat`, where a new one takes a thread for its cookie.
+pub fn namespaces_beside<'a>(
+    held: impl IntoIterator<Item = &'a NetnsId>,
+    pids: impl IntoIterator<Item = i32>,
+) -> Result<(BTreeSet<NetnsId>, BTreeMap<NetnsId, OwnedFd>), NetnsError> {
+    let held: BTreeMap<_, _> = held.into_iter().map(|id| ((id.dev, id.inode), *id)).collect();
+    let mut used = BTreeSet::new();
+    let mut others = Vec::new();
+    for pid in pids {
+        // Following the link stats the namespace itself, without opening it.
+        let found = fs::metadata(file_of(pid)).ok();
+        match found.and_then(|found| held.get(&(found.dev(), found.ino()))) {
+            Some(id) => drop(used.insert(*id)),
+            None => others.push(pid),
+        }
+    }
+    Ok((used, namespaces_of(others)?))
+}
+
 /// Find a namespace again, by the processes in it and by the names that tools gave.
 ///
 /// `None` when it is gone: a namespace that nothing here refers to has no device left.
@@ -174,10 +196,14 @@ pub fn enter<T: Send>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> T + Send
 }
 
 fn open_file_of(pid: i32) -> Result<OwnedFd, NetnsError> {
-    open(&PathBuf::from(format!("/proc/{pid}/ns/net"))).map_err(|error| match error {
+    open(&file_of(pid)).map_err(|error| match error {
         NetnsError::Open { source: Errno::ENOENT | Errno::ESRCH, .. } => NetnsError::NoSuchProcess { pid },
         error => error,
     })
+}
+
+fn file_of(pid: i32) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/ns/net"))
 }
 
 fn open(path: &Path) -> Result<OwnedFd, NetnsError> {
