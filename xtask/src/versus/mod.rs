@@ -11,10 +11,11 @@ use crate::verify::data_of;
 use crate::vm::console::Verdict;
 use crate::vm::kernels::{self, Kernel, Series};
 use crate::vm::{self, Job, qemu};
-use crate::{demo, workspace};
+use crate::{process, workspace};
 use anyhow::{Context as _, Result, bail};
 use plan::Plan;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 const SCRIPT: &str = include_str!("guest.py");
 const DOCUMENT: &str = "docs/performance.md";
@@ -42,7 +43,7 @@ pub(crate) struct VersusArgs {
 
 /// Measures on each kernel, one after the other, and prints the tables.
 pub(crate) fn command(args: &VersusArgs) -> Result<()> {
-    let programs = Programs { injector: demo::build_injector()?, tests: Vec::new() };
+    let programs = Programs { injector: build_injector()?, tests: Vec::new() };
     let plan = serde_json::to_string(&Plan::new(args.seconds, args.rounds))?;
     let mut job = Job::of("versus", ["/usr/bin/python3", "-c", SCRIPT, &plan].map(str::to_owned).to_vec());
     job.accel = args.accel;
@@ -67,6 +68,13 @@ pub(crate) fn command(args: &VersusArgs) -> Result<()> {
         say!("wrote {DOCUMENT}");
     }
     Ok(())
+}
+
+/// As it is installed: what the controller does is in the figures too.
+fn build_injector() -> Result<PathBuf> {
+    say!("building injector with optimisations");
+    process::run(workspace::cargo().args(["build", "--quiet", "--release", "--package", "injector"]))?;
+    Ok(workspace::target().join("release/injector"))
 }
 
 fn heading(kernel: &Kernel, args: &VersusArgs) -> String {
