@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::sys::signal::{Signal, raise};
 
 /// Names the step, counted from 1, after which the process kills itself.
-const VARIABLE: &str = "INJECTOR_KILL_AT";
+pub(crate) const VARIABLE: &str = "INJECTOR_KILL_AT";
 
 static PASSED: AtomicU64 = AtomicU64::new(0);
 

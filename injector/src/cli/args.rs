@@ -71,6 +71,14 @@ pub enum Command {
     /// Load every program of the object and print how the kernel took it
     #[command(hide = true)]
     Programs,
+    /// Set devices up again whose controller has died; injector starts this by itself
+    #[command(hide = true)]
+    Watch {
+        /// The experiment
+        id: String,
+        /// Milliseconds after which they are set up in any case
+        within_ms: u64,
+    },
     /// Measure the programs by BPF_PROG_TEST_RUN
     #[command(hide = true)]
     Bench(Bench),

@@ -1,12 +1,14 @@
 //! `injector status` and `clean`: experiments that others started.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::exit::{Exit, Failure};
 use super::output::Output;
+use crate::engine;
 use crate::engine::control::{Request, ask};
 use crate::host::Undone;
 use crate::journal::{self, Experiment, ExperimentReport, Store};
@@ -75,6 +77,12 @@ fn as_text(store: &Store, experiment: &Experiment) -> String {
 fn left_by(experiment: &Experiment) -> Vec<String> {
     let entries = experiment.entries.iter().filter(|recorded| !recorded.undone);
     entries.map(|recorded| recorded.entry.to_string()).collect()
+}
+
+/// Stands by for a controller, see [`engine::watch`].
+pub(super) fn watch(id: &str, within_ms: u64) -> Result<Exit, Failure> {
+    engine::watch(id, Duration::from_millis(within_ms))?;
+    Ok(Exit::Done)
 }
 
 pub(super) fn clean(output: &Output) -> Result<Exit, Failure> {

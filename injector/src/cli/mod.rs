@@ -80,6 +80,7 @@ fn dispatch(command: Command, output: &Output) -> Result<Exit, Failure> {
         Command::Completions { shell } => Ok(generate::completions(shell, output)),
         Command::Man { directory } => generate::man(directory.as_deref(), output),
         Command::Programs => generate::programs(output),
+        Command::Watch { id, within_ms } => experiments::watch(&id, within_ms),
         Command::Bench(command) => bench::run(&command, output),
     }
 }

@@ -212,6 +212,10 @@ fn way(fault: &PlannedFault) -> &'static str {
     if fault.hooks.iter().any(|hook| Hook::CALLS.contains(hook)) {
         return "calls";
     }
+    // Without a hook it is no packet that is struck, but all that would come by.
+    if fault.hooks.is_empty() {
+        return "both directions";
+    }
     match fault.direction {
         Direction::Egress => "egress",
         Direction::Ingress => "ingress",

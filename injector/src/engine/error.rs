@@ -6,7 +6,7 @@ use crate::host::facts::FactError;
 use crate::host::netlink::NetlinkError;
 use crate::host::netns::NetnsError;
 use crate::host::process::ProcessError;
-use crate::journal::JournalError;
+use crate::journal::{JournalError, UndoError};
 use crate::kernel::KernelError;
 use crate::plan::PlanError;
 use crate::target::TargetError;
@@ -98,6 +98,17 @@ pub enum EngineError {
         /// The device.
         device: String,
     },
+    /// A device could not be set up again, or not with all that it had.
+    #[error("a device could not be put back: {0}")]
+    Link(#[source] Box<UndoError>),
+    /// A device has something by now that could not be put back.
+    #[error("{device} is not set down any more: {why}")]
+    LinkChanged {
+        /// The device.
+        device: String,
+        /// What it has.
+        why: String,
+    },
     /// A name of `[peers]` has no address.
     #[error("the peer `{name}` has no address: {detail}")]
     Peer {
@@ -176,6 +187,10 @@ impl EngineError {
             }
             Self::Peer { .. } => "write the address itself, or add the name to /etc/hosts",
             Self::Spawn { .. } => "give the command as the shell would find it, after `--`",
+            Self::Link(error) => return error.hint(),
+            Self::LinkChanged { .. } => {
+                "everything was taken back; leave the device as it is while the experiment runs"
+            }
             Self::Leftovers(_) => "`injector clean` tries again",
             Self::Privileges { .. } => "run it as root: `sudo injector ...`",
             Self::Unsupported { .. } => "`injector doctor` says what this kernel can do",

@@ -1,8 +1,9 @@
 //! The life of an experiment: prepare, begin, arm, follow the host, end, report.
 //!
 //! `prepare` reads and decides; [`Session`] is the only thing that changes the host, and takes back what it
-//! changed when it is ended or dropped, panics included. `drive` waits for the end; `control` is the socket
-//! for `status` and `stop`. The words and numbers of plans and reports are `plan`'s and `report`'s.
+//! changed when it is ended or dropped, panics included. `watchdog` is another process, for a controller that
+//! can't. `drive` waits for the end; `control` is the socket for `status` and `stop`. The words and numbers of plans and
+//! reports are `plan`'s and `report`'s.
 
 mod attachments;
 mod begin;
@@ -10,6 +11,7 @@ pub mod control;
 mod detour;
 mod drive;
 mod error;
+mod links;
 mod nodes;
 mod prepare;
 mod probe;
@@ -18,6 +20,7 @@ mod record;
 mod session;
 mod signals;
 mod survey;
+mod watchdog;
 mod xdp;
 
 pub use drive::{Ending, SCAN_INTERVAL, drive};
@@ -26,3 +29,4 @@ pub use prepare::{Options, Prepared, TargetPlan, check_capabilities, prepare};
 pub use probe::{departure_queue, tc_rung, way_round};
 pub use session::Session;
 pub use signals::Signals;
+pub use watchdog::{COMMAND as WATCH_COMMAND, watch};

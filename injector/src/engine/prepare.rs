@@ -7,13 +7,13 @@ use ipnet::IpNet;
 
 use super::error::EngineError;
 use super::probe::{departure_queue, tc_rung, way_round};
-use super::{nodes, survey};
+use super::{links, nodes, survey};
 use crate::host::facts::Facts;
 use crate::host::{netlink::Netlink, route, ssh};
 use crate::journal::TargetKey;
 use crate::kernel::attach::Rung;
 use crate::plan::{self, Hook, MAX_SPARED_PORTS, PlanError, PlannedFault, StruckInterface, TargetKind};
-use crate::scenario::{Fault, PeerAddress, Scenario, Selector};
+use crate::scenario::{Effect, Fault, PeerAddress, Scenario, Selector};
 use crate::target::{ResolvedTarget, RunLeaf, SafetyPolicy, Strike, TargetSpec, plan_run_leaf, resolve};
 
 /// The port of `sshd` where nobody has said otherwise.
@@ -134,6 +134,7 @@ pub fn prepare(scenario: Scenario, options: Options) -> Result<Prepared, EngineE
         way_round()?;
     }
     let mut warnings: Vec<String> = targets.values().flat_map(warnings_of).collect();
+    warnings.extend(links::check(&scenario, &targets, SafetyPolicy { force: options.force })?);
     let (spared_ports, spared_addresses) = spared(&targets, &mut warnings)?;
     warnings.extend(unspared(&scenario, &targets, &spared_ports));
     let peers = resolve_peers(&scenario)?;
@@ -281,5 +282,6 @@ fn unspared(scenario: &Scenario, targets: &BTreeMap<String, TargetPlan>, ports: 
             )
         })
     };
-    scenario.faults.iter().filter(on_interface).filter_map(warning).collect()
+    let of_packets = scenario.faults.iter().filter(|fault| fault.effect != Effect::Link);
+    of_packets.filter(on_interface).filter_map(warning).collect()
 }

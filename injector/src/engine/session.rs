@@ -11,6 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 use super::attachments::{Attachments, Hands};
 use super::begin::{acquire_targets, attach_cgroups, attach_devices, header, mark_of, queue_of};
 use super::error::EngineError;
+use super::links::Links;
 use super::prepare::Prepared;
 use super::record::Recorder;
 use super::xdp;
@@ -50,6 +51,7 @@ pub struct Session {
     xdp_modes: BTreeMap<String, Mode>,
     /// Targets whose cgroup is gone, each told of once.
     vanished: BTreeSet<String>,
+    links: Links,
 }
 
 /// Takes everything back unless a session has taken the journal over: after errors and panics.
@@ -96,6 +98,7 @@ impl Session {
         let mut session = Self {
             xdp_modes,
             warnings: prepared.warnings.iter().cloned().chain(refusals).collect(),
+            links: Links::new(&prepared),
             prepared,
             places,
             run_leaf,
@@ -144,7 +147,13 @@ impl Session {
         self.kernel.arm(now_ns, now_ns.saturating_add(self.prepared.scenario.duration_ns))?;
         self.armed = Some((Timestamp::now(), Instant::now()));
         kill_point("armed");
-        Ok(())
+        self.follow_links()
+    }
+
+    /// Sets down and up the links that are due.
+    fn follow_links(&mut self) -> Result<(), EngineError> {
+        let (Some((_, armed)), Some(journal)) = (self.armed, &mut self.journal) else { return Ok(()) };
+        self.links.follow(armed.elapsed(), journal)
     }
 
     /// How long it may last.
@@ -179,6 +188,7 @@ impl Session {
     /// Strikes what has appeared since the last look: namespaces, devices, names of devices.
     pub fn follow_host(&mut self) -> Result<(), EngineError> {
         self.check_devices()?;
+        self.follow_links()?;
         let pids = self.pids()?;
         // Fields by themselves: a panic below must find the journal where `drop` looks for it.
         let Self { journal: Some(journal), attachments: Some(attachments), kernel, .. } = self else {
@@ -337,7 +347,8 @@ impl Session {
         let rung = self.prepared.rung;
         let of_fault = |position: usize| {
             let rules = self.lowered.fault_of_rule.iter().zip(&counters);
-            rules.filter(move |(fault, _)| **fault == position).map(|(_, counters)| *counters)
+            let own = rules.filter(move |(fault, _)| **fault == position).map(|(_, counters)| *counters);
+            own.chain(self.links.counters(position))
         };
         let faults = self.prepared.faults.iter().enumerate();
         let mechanism = |planned: &PlannedFault| planned.mechanism(rung, self.xdp_mode(planned));

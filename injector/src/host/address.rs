@@ -5,11 +5,12 @@ use std::net::IpAddr;
 
 use nix::libc;
 
-use super::netlink::{Netlink, NetlinkError, Reply, Request};
+use super::netlink::{Netlink, NetlinkError, Reply, Request, u32_at};
 use super::route::address_of;
 
 /// `struct ifaddrmsg`: family, prefix length, flags, scope, index.
 const IFADDRMSG_LEN: usize = 8;
+const INDEX_AT: usize = 4;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 
@@ -19,6 +20,14 @@ pub fn list(netlink: &mut Netlink) -> Result<BTreeSet<IpAddr>, NetlinkError> {
     let request = Request::new("list the addresses", libc::RTM_GETADDR, &[0; IFADDRMSG_LEN]);
     let replies = netlink.dump(&request)?;
     Ok(replies.iter().filter_map(own_address).filter(|address| !address.is_loopback()).collect())
+}
+
+/// The addresses of one device of the socket's namespace.
+pub fn of_device(netlink: &mut Netlink, index: u32) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+    let request = Request::new("list the addresses", libc::RTM_GETADDR, &[0; IFADDRMSG_LEN]);
+    let replies = netlink.dump(&request)?;
+    let is_own = |reply: &&Reply| u32_at(&reply.body, INDEX_AT) == Some(index);
+    Ok(replies.iter().filter(is_own).filter_map(own_address).collect())
 }
 
 fn own_address(reply: &Reply) -> Option<IpAddr> {

@@ -118,6 +118,19 @@ pub fn set_gso_max_segs(netlink: &mut Netlink, index: u32, segments: u32) -> Res
     netlink.execute(&request)
 }
 
+/// Set a device administratively up or down.
+pub fn set_up(netlink: &mut Netlink, index: u32, up: bool) -> Result<(), NetlinkError> {
+    let mut fixed = ifinfomsg(index);
+    let flag = libc::IFF_UP.to_ne_bytes();
+    if up {
+        fixed[8..12].copy_from_slice(&flag);
+    }
+    // Which of the flags are meant.
+    fixed[12..16].copy_from_slice(&flag);
+    let operation = if up { "set the link up" } else { "set the link down" };
+    netlink.execute(&Request::new(operation, libc::RTM_NEWLINK, &fixed))
+}
+
 /// The fixed header of a request for a new device that is up.
 pub(super) fn ifinfomsg_up() -> [u8; IFINFOMSG_LEN] {
     let mut fixed = ifinfomsg(0);

@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod facts;
 pub mod ifb;
 pub mod link;
+pub mod link_state;
 pub mod netlink;
 pub mod netns;
 pub mod process;

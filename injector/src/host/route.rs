@@ -1,4 +1,4 @@
-//! The default gateways of a namespace, which a fault on a whole interface should spare.
+//! Routes of a namespace: its default gateways, which a fault on a whole interface should spare, and the way to an address.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,6 +11,8 @@ use super::netlink::{Attributes, Netlink, NetlinkError, Reply, Request, u16_at, 
 const RTMSG_LEN: usize = 12;
 /// `struct rtnexthop`: length, flags, hops, device.
 const NEXTHOP_LEN: usize = 8;
+const RTA_DST: u16 = 1;
+const RTA_SRC: u16 = 2;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_MULTIPATH: u16 = 9;
@@ -23,6 +25,25 @@ pub struct Gateway {
     pub ifindex: u32,
     /// Its address.
     pub address: IpAddr,
+}
+
+/// The device by which packets from an address of this host leave for another; `None` if there is no way.
+pub fn device_towards(netlink: &mut Netlink, from: IpAddr, to: IpAddr) -> Result<Option<u32>, NetlinkError> {
+    let octets = |address| match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    let (from, to) = (octets(from), octets(to));
+    let family = if to.len() == 4 { libc::AF_INET } else { libc::AF_INET6 };
+    let bits = (8 * to.len()) as u8;
+    let mut fixed = [0; RTMSG_LEN];
+    (fixed[0], fixed[1], fixed[2]) = (family as u8, bits, bits);
+    let request = Request::new("look a route up", libc::RTM_GETROUTE, &fixed);
+    match netlink.ask(&request.attribute(RTA_DST, &to).attribute(RTA_SRC, &from)) {
+        Ok(replies) => Ok(replies.iter().find_map(|reply| reply.split(RTMSG_LEN)?.1.u32(RTA_OIF))),
+        Err(NetlinkError::Refused { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The gateways of all default routes, of both families and of every table.
@@ -85,6 +106,16 @@ mod tests {
 
     fn gateway(ifindex: u32, address: &str) -> Gateway {
         Gateway { ifindex, address: address.parse().unwrap() }
+    }
+
+    #[test]
+    fn the_way_to_oneself_is_by_loopback() {
+        let mut netlink = Netlink::open().unwrap();
+        let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        assert_eq!(device_towards(&mut netlink, local, local).unwrap(), Some(1));
+        // From an address that is not this host's no packet leaves.
+        let foreign = "192.0.2.1".parse().unwrap();
+        assert_eq!(device_towards(&mut netlink, foreign, "192.0.2.2".parse().unwrap()).unwrap(), None);
     }
 
     #[test]

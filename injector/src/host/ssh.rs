@@ -102,6 +102,20 @@ pub fn ports() -> Result<Vec<u16>, ProcessError> {
     Ok(in_order(own.chain(listening).chain(others.iter().map(port))))
 }
 
+/// The SSH sessions that the operator needs: his own, or without one all to servers in this network namespace.
+pub fn needed_sessions() -> Result<BTreeSet<SshSession>, ProcessError> {
+    let table = ProcessTable::read()?;
+    let own = std::process::id().cast_signed();
+    let family: Vec<i32> = std::iter::once(own).chain(table.ancestors(own)).collect();
+    let mut sessions = sessions_of(servers(&table, family.iter().copied()));
+    sessions.extend(family.iter().filter_map(|pid| session_in_environment(*pid)));
+    if sessions.is_empty() {
+        let here = namespace_of(own);
+        sessions = sessions_of(servers(&table, table.pids()).filter(|pid| namespace_of(*pid) == here));
+    }
+    Ok(sessions)
+}
+
 /// Each port once, where it comes first.
 fn in_order(ports: impl Iterator<Item = u16>) -> Vec<u16> {
     let mut known = BTreeSet::new();

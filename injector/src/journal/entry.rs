@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::host::cgroup::is_below;
+use crate::host::link_state::LinkState;
 use crate::host::netns::NetnsId;
 use crate::host::process::ProcessId;
 use crate::host::tc::Direction;
@@ -172,6 +173,17 @@ pub enum Entry {
         /// Name of the ifb.
         ifb: String,
     },
+    /// A device that is set down.
+    LinkDown {
+        /// The namespace of the device.
+        netns: NetnsId,
+        /// The device.
+        ifindex: u32,
+        /// Its name, for messages.
+        ifname: String,
+        /// What it had that went with it.
+        state: LinkState,
+    },
     /// A device's limit of wire segments in one packet.
     GsoMaxSegs {
         /// The namespace of the device.
@@ -210,6 +222,9 @@ impl fmt::Display for Entry {
             Self::IfbMade { netns, ifname } => write!(formatter, "ifb {ifname} in net:[{}]", netns.inode),
             Self::Redirect { netns, ifname, pref, .. } => {
                 write!(formatter, "ingress redirection pref {pref} on {ifname} in net:[{}]", netns.inode)
+            }
+            Self::LinkDown { netns, ifname, .. } => {
+                write!(formatter, "{ifname} set down in net:[{}]", netns.inode)
             }
             Self::GsoMaxSegs { netns, ifname, set, .. } => {
                 write!(formatter, "gso_max_segs {set} of {ifname} in net:[{}]", netns.inode)

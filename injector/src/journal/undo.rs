@@ -7,6 +7,7 @@ use std::os::fd::AsFd as _;
 use super::Entry;
 use crate::host::cgroup::{CgroupError, Hierarchy, MoveRefusal};
 use crate::host::link;
+use crate::host::link_state::LinkState;
 use crate::host::netlink::{Netlink, NetlinkError};
 use crate::host::netns::{self, NetnsError, NetnsId};
 use crate::host::process::ProcessId;
@@ -64,6 +65,9 @@ pub fn undo(entry: &Entry, experiment: &str) -> Result<Undone, UndoError> {
         Entry::Redirect { netns, ifindex, pref, handle, .. } => {
             in_namespace(*netns, |netlink| ifb::delete_redirect(netlink, *ifindex, (*pref, *handle)))
         }
+        Entry::LinkDown { netns, ifindex, state, .. } => {
+            in_namespace(*netns, |netlink| set_up_again(netlink, *ifindex, state))
+        }
         Entry::CgroupMade { path, id } => remove_cgroup(path, *id, experiment),
         Entry::ProcessMoved { process, from, to } => move_back(*process, from, to),
     }
@@ -77,6 +81,12 @@ fn in_namespace(
     let Some(namespace) = netns::find(id)? else { return Ok(Undone::AlreadyGone) };
     let mut netlink = Netlink::open_in(namespace.as_fd())?;
     Ok(work(&mut netlink)?)
+}
+
+fn set_up_again(netlink: &mut Netlink, ifindex: u32, state: &LinkState) -> Result<Undone, NetlinkError> {
+    let Some(device) = link::get(netlink, ifindex)? else { return Ok(Undone::AlreadyGone) };
+    state.restore(netlink, &device)?;
+    Ok(if device.up { Undone::AlreadyGone } else { Undone::Removed })
 }
 
 fn restore_gso(netlink: &mut Netlink, ifindex: u32, previous: u32, set: u32) -> Result<Undone, NetlinkError> {

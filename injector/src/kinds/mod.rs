@@ -8,6 +8,7 @@ mod network_corrupt;
 mod network_delay;
 mod network_dns;
 mod network_duplicate;
+mod network_link;
 mod network_local_drop;
 mod network_loss;
 mod network_mark_ecn;
@@ -84,12 +85,13 @@ pub static KINDS: &[&dyn Kind] = &[
     &network_dns::NetworkDns,
     &network_reset::NetworkReset,
     &network_reject::NetworkReject,
+    &network_link::NetworkLink,
 ];
 
 /// The kinds that the language has and this version has not: asking for one is not a slip.
 #[rustfmt::skip]
 pub static PLANNED: &[&str] = &[
-    "network.link", "io.error", "io.delay", "io.short", "io.lost", "io.corrupt", "syscall.error", "syscall.delay",
+    "io.error", "io.delay", "io.short", "io.lost", "io.corrupt", "syscall.error", "syscall.delay",
     "syscall.signal", "process.pause", "process.stop", "process.kill", "process.throttle", "process.memory",
     "clock.offset", "clock.drift", "clock.freeze", "clock.strobe", "clock.leap", "clock.uncertainty",
 ];

@@ -398,3 +398,33 @@ fn an_interface_makes_no_calls() {
     let said = errors.render(false);
     assert!(said.contains("and an interface makes none") && said.contains("[t.toml:5:10]"), "{said}");
 }
+
+#[test]
+fn links_that_can_not_be_meant_are_refused_with_the_reason() {
+    let of = |selector: &str, keys: &str| {
+        format!(
+            "duration = \"1m\"\n[target.t]\n{selector}\n[[fault]]\ntarget = \"t\"\nkind = \"network.link\"\n{keys}\n"
+        )
+    };
+    let interface = "interface = \"eth1\"";
+    for keys in ["", "when = { for = \"1s\", every = \"4s\", jitter = \"2s\" }"] {
+        assert_eq!(said(&of(interface, keys)), "");
+    }
+    for (keys, reason) in [
+        ("state = \"up\"", "unknown state of a link"),
+        ("match = { protocol = \"tcp\" }", "so `match` has no meaning"),
+        ("direction = \"both\"", "so `direction` has no meaning"),
+        ("probability = \"5%\"", "so `probability` has no meaning"),
+        ("nth = \"2\"", "so `nth` has no meaning"),
+        ("limit = 3", "so `limit` has no meaning"),
+        ("budget = \"1/s\"", "so `budget` has no meaning"),
+        ("when = { for = \"100ms\" }", "at least \"1s\""),
+        ("when = { for = \"2s\", every = \"2500ms\" }", "at least \"3s\""),
+        ("when = { for = \"2s\", every = \"4s\", jitter = \"1500ms\" }", "at least \"4s500ms\""),
+    ] {
+        let said = said(&of(interface, keys));
+        assert!(said.contains(reason), "{keys}: {said}");
+    }
+    let said = said(&of("cgroup = \"/t\"", ""));
+    assert!(said.contains("the target is no `interface`") && said.contains("network.loss"), "{said}");
+}

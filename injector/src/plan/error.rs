@@ -119,6 +119,16 @@ pub enum PlanError {
         /// The nodes.
         nodes: [String; 2],
     },
+    /// A device that can't be set down, or not be put back.
+    #[error(
+        "the fault `{fault}`: {why}\n\nhint: to lose all packets of an `interface` or a cgroup, use `network.loss`"
+    )]
+    Link {
+        /// Fault.
+        fault: String,
+        /// Why not.
+        why: String,
+    },
     /// The faults together keep packets back for longer than any queue does.
     #[error("the faults keep a packet back for up to {} together, and {} is the most\n\nhint: shorten delays and queues; a low rate takes long for one large packet",
         format_ns(*.longest_ns), format_ns(MAX_KEPT_BACK_NS))]

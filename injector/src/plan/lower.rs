@@ -108,7 +108,9 @@ fn faults_on<'a>(
     place: &Place,
 ) -> Result<Vec<(usize, &'a Fault, &'a str)>, PlanError> {
     let mut faults = Vec::new();
-    for (position, fault) in scenario.faults.iter().enumerate() {
+    // A link is no rule of packets: the controller itself sets it down.
+    let of_packets = scenario.faults.iter().enumerate().filter(|(_, fault)| fault.effect != Effect::Link);
+    for (position, fault) in of_packets {
         for target in &fault.targets {
             let struck = world.places.get(target).ok_or_else(|| PlanError::Unresolved(target.clone()))?;
             if holds(struck, place) {
@@ -195,9 +197,19 @@ fn rule(
         Effect::Loss(loss) => lose(&mut rule, &loss),
         Effect::LocalDrop => rule.action = border::ACTION_LOCAL_DROP,
         Effect::Partition(_) => rule.action = border::ACTION_LOSS,
+        Effect::Link => {}
         _ => treat::apply(&mut rule, fault, seed),
     }
     Ok(rule)
+}
+
+/// The windows of the faults that the controller does, each with the position of its fault.
+pub(crate) fn link_windows(scenario: &Scenario, seed: u64) -> Vec<(usize, Window)> {
+    let links = scenario.faults.iter().enumerate().filter(|(_, fault)| fault.effect == Effect::Link);
+    let number = |fault: &Fault| draw::fault_number(fault.id.as_bytes());
+    links
+        .map(|(n, fault)| (n, window(&fault.when, draw::stream(seed, number(fault), PURPOSE_WINDOW))))
+        .collect()
 }
 
 fn window(when: &When, stream: u64) -> Window {

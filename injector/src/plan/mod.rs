@@ -22,6 +22,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 pub use error::PlanError;
+pub(crate) use lower::link_windows;
 pub use lower::{Lowered, lower};
 pub(crate) use matching::{check_devices, device_indices, names_devices};
 pub(crate) use partition::check_nodes;
@@ -156,6 +157,9 @@ impl PlannedFault {
         if self.longest_ns > 0 {
             names.push("fq".to_owned());
         }
+        if self.hooks.is_empty() {
+            names.push("rtnetlink".to_owned());
+        }
         names.join(" + ")
     }
 }
@@ -246,7 +250,7 @@ fn hooks_of(fault: &Fault, kinds: &[TargetKind], at_xdp: bool) -> Vec<Hook> {
             .collect();
     }
     let mut hooks = BTreeSet::new();
-    for kind in kinds {
+    for kind in kinds.iter().filter(|_| fault.effect != Effect::Link) {
         let interface = *kind != TargetKind::Cgroup;
         if fault.direction != Direction::Ingress {
             hooks.insert(if interface { Hook::DeviceEgress } else { Hook::CgroupEgress });
@@ -330,6 +334,7 @@ fn notes(hooks: &[Hook], effect: &Effect) -> Vec<String> {
         Effect::Corrupt(_) => notes.push("silent: TCP, UDP and ICMP that carry at least 2 bytes; other packets are counted as not treated".to_owned()),
         Effect::Reset(_) => notes.push("the reset that takes the place of a segment is in the receiver's window if all before it has arrived; else the next segment strikes again, as long as `limit` and `when` let it".to_owned()),
         Effect::Reject(_) => notes.push("ICMP errors, resets, later fragments, and what goes to a group are lost without an answer (RFC 1122, 3.2.2)".to_owned()),
+        Effect::Link => notes.push("set down and up by injector itself, to a tenth of a second; a second process of it sets the device up if the first is killed, or misses the deadline".to_owned()),
         Effect::MarkEcn => notes.push("only packets of connections with ECN can be marked; others match and are not struck".to_owned()),
         Effect::Dns(dns) => notes.extend(dns::notes(dns)),
         _ => {}

@@ -17,7 +17,7 @@ pub(super) fn apply(rule: &mut Rule, fault: &Fault, seed: u64) {
     let number = draw::fault_number(fault.id.as_bytes());
     let plain = Treatment { stream: draw::stream(seed, number, PURPOSE_VALUE), ..Treatment::default() };
     let (action, treatment) = match &fault.effect {
-        Effect::Loss(_) | Effect::LocalDrop | Effect::Partition(_) => return,
+        Effect::Loss(_) | Effect::LocalDrop | Effect::Partition(_) | Effect::Link => return,
         Effect::Delay(delay) => (border::ACTION_DELAY, delayed(plain, delay)),
         Effect::Reorder(reorder) => {
             hold_every(rule, reorder);

@@ -153,7 +153,8 @@ pub fn fault(
         report.queue_full += c.queue_full;
         report.failed += c.failed;
     }
-    if report.matched > 0 {
+    // Without a hook nothing is drawn: what the controller does itself is no sample.
+    if report.matched > 0 && !planned.hooks.is_empty() {
         report.realised_rate = Some(report.injected as f64 / report.matched as f64);
         report.confidence_95 = Some(wilson(report.injected, report.matched, confidence::Z_95));
     }

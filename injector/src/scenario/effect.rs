@@ -45,6 +45,8 @@ pub enum Effect {
     Reset(Reset),
     /// The packet is lost, and its sender gets an ICMP error.
     Reject(Reject),
+    /// The device is set down.
+    Link,
 }
 
 impl Effect {
@@ -66,6 +68,7 @@ impl Effect {
             Self::Dns(_) => "network.dns",
             Self::Reset(_) => "network.reset",
             Self::Reject(_) => "network.reject",
+            Self::Link => "network.link",
         }
     }
 

@@ -119,3 +119,14 @@ impl Word for Shape {
         ("majorities-ring", Self::MajoritiesRing),
     ];
 }
+
+/// What becomes of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LinkWord {
+    Down,
+}
+
+impl Word for LinkWord {
+    const WHAT: &'static str = "state of a link";
+    const WORDS: &'static [(&'static str, Self)] = &[("down", Self::Down)];
+}

@@ -36,6 +36,10 @@ pub enum Danger {
     AncestorOfInjector,
     /// It is a thread of the kernel.
     KernelThread,
+    /// It is the device by which an SSH session comes, and would be set down.
+    CarriesSsh,
+    /// It is the device of a default route, and would be set down.
+    DefaultRoute,
 }
 
 impl fmt::Display for Danger {
@@ -49,6 +53,8 @@ impl fmt::Display for Danger {
             Self::Injector => "it is injector itself",
             Self::AncestorOfInjector => "injector descends from it",
             Self::KernelThread => "it is a kernel thread",
+            Self::CarriesSsh => "an SSH session comes by it, and it would be set down",
+            Self::DefaultRoute => "a default route leads through it, and it would be set down",
         };
         formatter.write_str(words)
     }

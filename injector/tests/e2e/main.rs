@@ -24,6 +24,7 @@ mod directions;
 mod dns;
 mod interface;
 mod iperf;
+mod link;
 mod loss;
 mod matching;
 mod matrix;

@@ -6,6 +6,7 @@
 
 mod cgroups;
 mod cleaning;
+mod links;
 mod network;
 mod programs;
 mod support;

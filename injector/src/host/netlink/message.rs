@@ -101,6 +101,23 @@ impl<'a> Attributes<'a> {
         })
     }
 
+    /// All of them but those of some types, as they are.
+    #[must_use]
+    pub fn without(self, kinds: &[u16]) -> Vec<u8> {
+        let (mut left, mut rest) = (Vec::new(), self.0);
+        while let (Some(len), Some(kind)) = (u16_at(rest, 0), u16_at(rest, 2)) {
+            let step = usize::from(len).next_multiple_of(4).min(rest.len());
+            if usize::from(len) < 4 {
+                break;
+            }
+            if !kinds.contains(&kind) {
+                left.extend(&rest[..step]);
+            }
+            rest = &rest[step..];
+        }
+        left
+    }
+
     /// A number of 32 bits.
     #[must_use]
     pub fn u32(self, kind: u16) -> Option<u32> {

@@ -135,6 +135,21 @@ impl Netlink {
         }
     }
 
+    /// Ask for one thing: what the kernel says of it.
+    pub fn ask(&mut self, request: &Request) -> Result<Vec<Reply>, NetlinkError> {
+        let sequence = self.send(request, libc::NLM_F_REQUEST | libc::NLM_F_ACK)?;
+        let mut replies = Vec::new();
+        loop {
+            for reply in self.receive(request.operation)? {
+                match i32::from(reply.kind) {
+                    _ if reply.sequence != sequence => {}
+                    libc::NLMSG_ERROR => return check(&reply, request.operation).map(|()| replies),
+                    _ => replies.push(reply),
+                }
+            }
+        }
+    }
+
     /// Ask for a list, and read all of it.
     pub fn dump(&mut self, request: &Request) -> Result<Vec<Reply>, NetlinkError> {
         for _ in 0..DUMP_ATTEMPTS {

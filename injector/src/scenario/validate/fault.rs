@@ -30,6 +30,7 @@ pub(super) fn fault(id: &str, entry: &FaultEntry, scope: &Scope<'_>, errors: &mu
     check_established(entry, scope, errors);
     let effect = entry.effect.clone()?;
     check_calls(&effect, entry, scope, errors);
+    check_link(&effect, entry, scope, errors);
     if let Some(kind) = entry.kind {
         kind.check(&effect, table, errors);
     }
@@ -109,6 +110,21 @@ fn check_calls(effect: &Effect, entry: &FaultEntry, scope: &Scope<'_>, errors: &
                 format!("`{}` strikes calls of programs, and an interface makes none", effect.kind()),
             )
             .hint("use `cgroup`, `pid` or `command` as the target");
+    }
+}
+
+/// A cgroup has no link.
+fn check_link(effect: &Effect, entry: &FaultEntry, scope: &Scope<'_>, errors: &mut Errors) {
+    let Some(name) = entry.table.target.as_ref().filter(|_| *effect == Effect::Link) else { return };
+    let mut all = scope.targets.iter().copied().flatten();
+    let is_other = |selector: &Selector| !matches!(selector, Selector::Interface(_));
+    if all.any(|(key, target)| key.text == name.value && target.0.as_ref().is_some_and(is_other)) {
+        errors
+            .at(
+                name.span,
+                format!("`{}` sets a device down, and the target is no `interface`", effect.kind()),
+            )
+            .hint("to cut programs off from the network: `network.loss` at 100 % in both directions");
     }
 }
 
