@@ -9,7 +9,7 @@ use serde_json::json;
 use super::exit::{Exit, Failure};
 use super::experiments;
 use super::output::Output;
-use crate::engine::{EngineError, check_capabilities, departure_queue, tc_rung, way_round};
+use crate::engine::{EngineError, check_capabilities, departure_queue, filters, tc_rung, way_round};
 use crate::host::cgroup::{Hierarchy, Mode};
 use crate::host::facts::{Fact, Facts};
 use crate::journal::Store;
@@ -119,7 +119,9 @@ fn kernel(facts: &Facts) -> Vec<Row> {
         ),
     ];
     rows.extend(loads());
-    let (fact, remedy) = match tc_rung() {
+    let rung = tc_rung();
+    let hangs_on_filters = matches!(rung, Ok(Rung::Clsact));
+    let (fact, remedy) = match rung {
         Ok(Rung::Tcx) => (Fact::Yes("a link, which dies with injector".to_owned()), String::new()),
         Ok(Rung::Clsact) => (
             Fact::No("the kernel does not know it: filters on a clsact qdisc are taken instead".to_owned()),
@@ -128,7 +130,22 @@ fn kernel(facts: &Facts) -> Vec<Row> {
         Err(error) => (Fact::Unknown(error.to_string()), error.hint().unwrap_or_default()),
     };
     rows.push(Row::new("tcx", fact, false, &remedy));
+    if hangs_on_filters {
+        rows.push(instead_of_tcx());
+    }
     rows
+}
+
+/// What programs hang on where there is no tcx.
+fn instead_of_tcx() -> Row {
+    let (fact, remedy) = match filters() {
+        Ok(()) => (Fact::Yes("what is taken instead of tcx".to_owned()), String::new()),
+        Err(error @ EngineError::NoClsact { .. }) => {
+            (Fact::No(error.to_string()), error.hint().unwrap_or_default())
+        }
+        Err(error) => (Fact::Unknown(error.to_string()), error.hint().unwrap_or_default()),
+    };
+    Row::new("clsact and bpf filters", fact, true, &remedy)
 }
 
 /// Where packets wait that are kept back.

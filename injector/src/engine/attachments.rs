@@ -10,6 +10,7 @@ use aya::programs::tc::{SchedClassifierLink, qdisc_add_clsact};
 use super::detour::Detour;
 use super::error::EngineError;
 use super::queue::Queue;
+use super::takeover::Users;
 
 use crate::host::link::{Device, LinkEvent, LinkWatch, attach_points, list, set_gso_max_segs};
 use crate::host::netlink::Netlink;
@@ -41,6 +42,8 @@ struct Namespace {
     devices: BTreeMap<u32, (String, Option<SchedClassifierLink>)>,
     /// Names and indices of all its devices, attached or not.
     names: BTreeMap<u32, String>,
+    /// Whether a configured root qdisc may be lost here.
+    takeover: bool,
     /// Some device could not be attached at the last look: the next one tries again.
     is_stale: bool,
 }
@@ -58,6 +61,8 @@ pub(super) struct StruckDevice {
     pub(super) per_segment: bool,
     /// Where packets wait that leave and are kept back.
     pub(super) queue: Option<Queue>,
+    /// Whether a configured root qdisc may be lost for that.
+    pub(super) takeover: bool,
     /// Whether what arrives is struck at XDP.
     pub(super) at_xdp: bool,
     /// The way round of what arrives, if some of it is kept back.
@@ -78,6 +83,8 @@ pub(super) struct Attachments {
     devices: Vec<SchedClassifierLink>,
     /// By name, of devices in the controller's own namespace.
     xdp: BTreeMap<String, xdp::Attached>,
+    /// What has been lost of configured root qdiscs, in sentences that nobody has been told yet.
+    losses: Vec<String>,
 }
 
 impl Attachments {
@@ -94,7 +101,13 @@ impl Attachments {
             namespaces: BTreeMap::new(),
             devices: Vec::new(),
             xdp: BTreeMap::new(),
+            losses: Vec::new(),
         }
+    }
+
+    /// What has been lost of configured root qdiscs since the last call, in sentences.
+    pub(super) fn take_losses(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.losses)
     }
 
     /// Attaches the ingress program to a cgroup.
@@ -129,7 +142,8 @@ impl Attachments {
         device: &StruckDevice,
     ) -> Result<(), EngineError> {
         if let Some(queue) = device.queue {
-            queue.put(hands.journal, namespace, (device.index, &device.name))?;
+            let on = (device.index, device.name.as_str());
+            self.losses.extend(queue.put(hands.journal, namespace, on, device.takeover)?);
         }
         if let Some(detour) = &device.detour {
             self.devices.extend(detour.make(hands, (self.rung, namespace), (device.index, &device.name))?);
@@ -152,8 +166,10 @@ impl Attachments {
 
     /// Attaches in every namespace that the processes use and that is not yet known, and drops those that
     /// nobody uses any more. Returns whether a name or index of a device changed.
-    pub(super) fn scan(&mut self, hands: &mut Hands<'_>, pids: &BTreeSet<i32>) -> Result<bool, EngineError> {
-        let (used, new) = namespaces_beside(self.namespaces.keys(), pids.iter().copied())?;
+    pub(super) fn scan(&mut self, hands: &mut Hands<'_>, users: &Users) -> Result<bool, EngineError> {
+        let (used, new) = namespaces_beside(self.namespaces.keys(), users.pids.iter().copied())?;
+        let (consenting, new_and_consenting) =
+            namespaces_beside(self.namespaces.keys(), users.consenting.iter().copied())?;
         let mut changed = false;
         // A namespace that we hold open lives on, with all its devices. Filters need it until the end, though:
         // no link would take them away.
@@ -162,8 +178,13 @@ impl Attachments {
             self.namespaces.retain(|id, _| used.contains(id));
             changed = self.namespaces.len() != before;
         }
+        for id in consenting {
+            if let Some(known) = self.namespaces.get_mut(&id) {
+                known.takeover = true;
+            }
+        }
         for (id, fd) in new {
-            self.enter_namespace(hands, id, fd)?;
+            self.enter_namespace(hands, (id, fd), new_and_consenting.contains_key(&id))?;
             changed = true;
         }
         for id in self.namespaces.keys().copied().collect::<Vec<_>>() {
@@ -175,14 +196,15 @@ impl Attachments {
     fn enter_namespace(
         &mut self,
         hands: &mut Hands<'_>,
-        id: NetnsId,
-        fd: OwnedFd,
+        (id, fd): (NetnsId, OwnedFd),
+        takeover: bool,
     ) -> Result<(), EngineError> {
         // The watch first, the list after it: no device falls between the two.
         let watch = LinkWatch::open_in(fd.as_fd())?;
         let devices = list(&mut Netlink::open_in(fd.as_fd())?)?;
         let (devices_of, names, is_stale) = (BTreeMap::new(), BTreeMap::new(), false);
-        self.namespaces.insert(id, Namespace { fd, watch, devices: devices_of, names, is_stale });
+        let namespace = Namespace { fd, watch, devices: devices_of, names, takeover, is_stale };
+        self.namespaces.insert(id, namespace);
         self.attach_new(hands, id, &devices)
     }
 
@@ -226,11 +248,12 @@ impl Attachments {
                 way: Direction::Egress,
                 program: programs::EGRESS.for_device(device.is_ethernet()),
             };
-            let (per_segment, queue) = (self.per_segment, self.queue);
+            let (per_segment, queue, takeover) = (self.per_segment, self.queue, namespace.takeover);
+            let mut lost = None;
             let attached = enter(namespace.fd.as_fd(), || {
                 // Before the program: what it sends to a device without the queue would not wait.
                 if let Some(queue) = queue {
-                    queue.put(hands.journal, id, (device.index, &device.name))?;
+                    lost = queue.put(hands.journal, id, (device.index, &device.name), takeover)?;
                 }
                 let link = site.attach(hands)?;
                 if per_segment {
@@ -238,6 +261,7 @@ impl Attachments {
                 }
                 Ok(link)
             })?;
+            self.losses.extend(lost);
             match attached {
                 Ok(link) => drop(namespace.devices.insert(device.index, (device.name.clone(), link))),
                 // It may have gone away between the list and the attachment, whatever the error was then.

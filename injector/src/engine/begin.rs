@@ -142,9 +142,11 @@ pub(super) fn attach_devices(
             ways: BTreeSet::new(),
             per_segment: false,
             queue: None,
+            takeover: false,
             at_xdp: false,
             detour: None,
         });
+        device.takeover |= prepared.scenario.targets.get(target).is_some_and(|target| target.takeover);
         for fault in prepared.faults.iter().filter(|fault| fault.targets.contains(target)) {
             device.per_segment |= fault.per_segment;
             if fault.longest_ns > 0 && fault.hooks.contains(&Hook::DeviceEgress) {

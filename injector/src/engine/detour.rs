@@ -51,7 +51,7 @@ impl Detour {
         hands.journal.append(Entry::IfbMade { netns: namespace, ifname: self.ifb.clone() })?;
         let ifb = ifb::make(&mut Netlink::open()?, &self.ifb).map_err(without_ifb)?;
         kill_point("ifb made");
-        self.queue.put(hands.journal, namespace, (ifb.index, &self.ifb))?;
+        self.queue.put(hands.journal, namespace, (ifb.index, &self.ifb), false)?;
         let (way, program) = (Direction::Egress, self.program);
         let site = Site { rung, namespace, name: &self.ifb, index: ifb.index, way, program };
         let attached = site.attach(hands)?;
@@ -96,11 +96,10 @@ fn without_ifb(error: crate::host::netlink::NetlinkError) -> EngineError {
 }
 
 /// Tries whether this kernel has what a way round takes, on a device of the current network namespace that nobody uses.
-pub(super) fn try_detour(ifindex: u32, name: &str) -> Result<(), EngineError> {
+pub(super) fn try_detour(ifindex: u32) -> Result<(), EngineError> {
     let mut netlink = Netlink::open()?;
     let ifb = ifb::make(&mut netlink, "ifbtrial").map_err(without_ifb)?;
-    aya::programs::tc::qdisc_add_clsact(name)
-        .map_err(|source| EngineError::Clsact { device: name.to_owned(), source: Box::new(source) })?;
+    tc::add_clsact(&mut netlink, ifindex).map_err(without_ifb)?;
     // The namespace of the trial takes all of it with it.
     ifb::redirect(&mut netlink, ifindex, (LAST, 1), ifb.index).map_err(without_ifb)
 }

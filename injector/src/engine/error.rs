@@ -48,19 +48,20 @@ pub enum EngineError {
         /// The device.
         device: String,
     },
-    /// A device has a root qdisc that somebody configured.
+    /// A device has a configured root qdisc that can't be put back as it is.
     #[error(
-        "the device {device} in net:[{namespace}] has the root qdisc {kind} {major:x}:, which is not ours to replace"
+        "the device {device} in net:[{namespace}] has the root qdisc {qdisc}, which can't be put back as it is: {}",
+        .lost.join("; ")
     )]
-    ForeignQdisc {
+    LastingQdisc {
         /// The device.
         device: String,
         /// Inode of its network namespace.
         namespace: u64,
-        /// Kind of its qdisc.
-        kind: String,
-        /// Major number of its qdisc.
-        major: u32,
+        /// Its qdisc.
+        qdisc: String,
+        /// What would be lost, each in words.
+        lost: Vec<String>,
     },
     /// A device has somebody's program at XDP.
     #[error(
@@ -78,6 +79,12 @@ pub enum EngineError {
     /// The kernel has no way round for what arrives.
     #[error("this kernel can't keep back what arrives: {detail}")]
     NoIfb {
+        /// What it lacks, in its own words.
+        detail: String,
+    },
+    /// The kernel has neither tcx nor what filters hang on.
+    #[error("this kernel has no filters that are BPF programs: {detail}")]
+    NoClsact {
         /// What it lacks, in its own words.
         detail: String,
     },
@@ -170,9 +177,9 @@ impl EngineError {
                     "remove it if it is yours (`tc qdisc del dev {device} ingress`), or do without clsact: Linux 6.6 and later have tcx, which is taken unless `--tc clsact` is given"
                 ));
             }
-            Self::ForeignQdisc { device, kind, .. } => {
+            Self::LastingQdisc { device, .. } => {
                 return Some(format!(
-                    "packets that are kept back wait in an fq at the root: if the {kind} is yours and may go, `tc qdisc del dev {device} root` in that namespace"
+                    "packets that are kept back wait in an fq at the root: `takeover = true` in the target lets it take the place all the same, and what can be put back is; or take the qdisc away yourself, `tc qdisc del dev {device} root` in that namespace"
                 ));
             }
             Self::ForeignXdp { .. } => {
@@ -181,6 +188,9 @@ impl EngineError {
             Self::NoFq => "load the module (`modprobe sch_fq`), or use a kernel with CONFIG_NET_SCH_FQ",
             Self::NoIfb { .. } => {
                 "load the modules (`modprobe -a ifb act_mirred act_gact cls_matchall sch_ingress`), or keep packets back on the side that sends them"
+            }
+            Self::NoClsact { .. } => {
+                "load the modules (`modprobe -a sch_ingress cls_bpf`); Linux 6.6 and later have tcx, which does without them"
             }
             Self::DeviceGone { .. } => {
                 "everything else was taken back; apply the scenario again when the device is there"

@@ -20,13 +20,14 @@ mod record;
 mod session;
 mod signals;
 mod survey;
+mod takeover;
 mod watchdog;
 mod xdp;
 
 pub use drive::{Ending, SCAN_INTERVAL, drive};
 pub use error::EngineError;
 pub use prepare::{Options, Prepared, TargetPlan, check_capabilities, prepare};
-pub use probe::{departure_queue, tc_rung, way_round};
+pub use probe::{departure_queue, filters, tc_rung, way_round};
 pub use session::Session;
 pub use signals::Signals;
 pub use watchdog::{COMMAND as WATCH_COMMAND, watch};

@@ -6,8 +6,8 @@ use std::net::{IpAddr, ToSocketAddrs as _};
 use ipnet::IpNet;
 
 use super::error::EngineError;
-use super::probe::{departure_queue, tc_rung, way_round};
-use super::{links, nodes, survey};
+use super::probe::{departure_queue, filters, tc_rung, way_round};
+use super::{links, nodes, survey, takeover};
 use crate::host::facts::Facts;
 use crate::host::{netlink::Netlink, route, ssh};
 use crate::journal::TargetKey;
@@ -123,8 +123,7 @@ pub fn prepare(scenario: Scenario, options: Options) -> Result<Prepared, EngineE
         plan::check_devices(&scenario, &survey::device_names(&targets)?)?;
     }
     let kind_of = |name: &str| targets.get(name).map_or(TargetKind::Cgroup, TargetPlan::kind);
-    let faults = plan::faults(&scenario, seed, &kind_of);
-    plan::check_directions(&scenario, &kind_of)?;
+    let mut faults = plan::faults(&scenario, seed, &kind_of);
     plan::check_hooks(&interfaces(&scenario, &targets)).map_err(PlanError::Xdp)?;
     plan::check_longest(&faults)?;
     if faults.iter().any(|fault| fault.longest_ns > 0) {
@@ -133,18 +132,23 @@ pub fn prepare(scenario: Scenario, options: Options) -> Result<Prepared, EngineE
     if faults.iter().any(|fault| fault.longest_ns > 0 && fault.hooks.contains(&Hook::DeviceIngress)) {
         way_round()?;
     }
+    let rung = match options.rung {
+        Some(rung) => rung,
+        None => tc_rung()?,
+    };
+    if rung == Rung::Clsact {
+        filters()?;
+    }
     let mut warnings: Vec<String> = targets.values().flat_map(warnings_of).collect();
     warnings.extend(links::check(&scenario, &targets, SafetyPolicy { force: options.force })?);
+    warnings.extend(takeover::check(&scenario, &targets, &mut faults)?);
     let (spared_ports, spared_addresses) = spared(&targets, &mut warnings)?;
     warnings.extend(unspared(&scenario, &targets, &spared_ports));
     let peers = resolve_peers(&scenario)?;
     Ok(Prepared {
         nodes: nodes::addresses(&scenario, &targets, &peers)?,
         peers,
-        rung: match options.rung {
-            Some(rung) => rung,
-            None => tc_rung()?,
-        },
+        rung,
         kernel: facts.kernel_release,
         id,
         seed,

@@ -2,12 +2,15 @@
 
 use std::thread;
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
 use super::detour::try_detour;
 use super::error::EngineError;
 use super::queue::try_fq;
-use crate::host::tc::Direction;
+use crate::host::module;
+use crate::host::netlink::Netlink;
+use crate::host::tc::{self, Direction};
 use crate::kernel::attach::{self, Rung};
 use crate::kernel::{Image, Kernel, KernelError, programs};
 
@@ -30,16 +33,45 @@ pub fn tc_rung() -> Result<Rung, EngineError> {
 
 /// Tries fq on `lo` of a new network namespace.
 pub fn departure_queue() -> Result<(), EngineError> {
-    in_new_namespace(|| try_fq(LOOPBACK_INDEX))?
+    with_modules(&[&["sch_fq"]], || try_fq(LOOPBACK_INDEX))
 }
 
 /// Tries the way round that what arrives takes to wait, on `lo` of a new network namespace.
 pub fn way_round() -> Result<(), EngineError> {
-    in_new_namespace(|| try_detour(LOOPBACK_INDEX, "lo"))?
+    let modules: &[&[&str]] =
+        &[&["ifb", "numifbs=0"], &["act_mirred"], &["act_gact"], &["cls_matchall"], &["sch_ingress"]];
+    with_modules(modules, || try_detour(LOOPBACK_INDEX))
+}
+
+/// Tries what filters take instead of tcx, on `lo` of a new network namespace.
+pub fn filters() -> Result<(), EngineError> {
+    with_modules(&[&["sch_ingress"], &["cls_bpf"]], || {
+        let mut netlink = Netlink::open()?;
+        let tried = tc::add_clsact(&mut netlink, LOOPBACK_INDEX)
+            .and_then(|()| tc::knows_bpf_filters(&mut netlink, LOOPBACK_INDEX));
+        tried.map_err(|error| match error.errno() {
+            Some(Errno::ENOENT | Errno::EOPNOTSUPP) => EngineError::NoClsact { detail: error.to_string() },
+            _ => error.into(),
+        })
+    })
+}
+
+/// Tries something in a network namespace of its own, and once more with these modules if the kernel has not found them itself.
+fn with_modules(
+    modules: &[&[&str]],
+    trial: impl Fn() -> Result<(), EngineError> + Send + Sync,
+) -> Result<(), EngineError> {
+    match in_new_namespace(&trial)? {
+        Err(EngineError::NoFq | EngineError::NoIfb { .. } | EngineError::NoClsact { .. }) => {
+            module::load(modules);
+            in_new_namespace(&trial)?
+        }
+        tried => tried,
+    }
 }
 
 /// Does something in a network namespace that nobody else uses, and that is gone afterwards.
-fn in_new_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, EngineError> {
+pub(super) fn in_new_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, EngineError> {
     thread::scope(|scope| {
         let trial = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| EngineError::Unsupported {

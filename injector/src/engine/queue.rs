@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::error::EngineError;
-use crate::host::netlink::Netlink;
+use super::takeover::Replaced;
+use crate::host::netlink::{Netlink, NetlinkError};
 use crate::host::netns::{self, NetnsId};
 use crate::host::qdisc;
 use crate::journal::{Entry, Journal};
@@ -37,52 +38,62 @@ impl Queue {
     }
 
     /// Puts fq at the root of a device of the current network namespace, journalled first. One that is ours already, or
-    /// another experiment's, serves as well.
+    /// another experiment's, serves as well. What is lost of what was there, because with `takeover` it may be, is returned
+    /// in a sentence.
     pub(super) fn put(
         self,
         journal: &mut Journal,
         netns: NetnsId,
         device: (u32, &str),
-    ) -> Result<(), EngineError> {
+        takeover: bool,
+    ) -> Result<Option<String>, EngineError> {
         let (ifindex, name) = device;
         let mut netlink = Netlink::open()?;
         let neighbours = journal.neighbours()?;
-        let entry = |handle, horizon_us| Entry::FqMade {
+        let entry = |handle, horizon_us, replaced| Entry::FqMade {
             netns,
             ifindex,
             ifname: name.to_owned(),
             handle,
             horizon_us,
+            replaced,
         };
         let found = qdisc::root(&mut netlink, ifindex)?;
         // A device that is down has none to show, and gets one all the same for when it comes up.
         let Some(root) = found.filter(|root| !root.is_default()) else {
-            journal.append(entry(self.handle, self.horizon_us))?;
+            journal.append(entry(self.handle, self.horizon_us, Vec::new()))?;
             qdisc::add_fq(&mut netlink, ifindex, self.handle, self.horizon_us)?;
             kill_point("fq made");
-            return Ok(());
+            return Ok(None);
         };
         let is_this = |other: &Entry| is_queue_of(other, netns, ifindex, root.handle);
         if journal.entries().iter().any(|recorded| !recorded.undone && is_this(&recorded.entry)) {
-            return Ok(());
+            return Ok(None);
         }
-        // Another experiment's is shared, goes with the last of them, and reaches as far as the longest of them needs.
-        let horizons = neighbours.entries().filter(|other| is_this(other)).map(|other| match other {
-            Entry::FqMade { horizon_us, .. } => *horizon_us,
-            _ => 0,
+        // Another experiment's is shared, goes with the last of them, and reaches as far as the longest of them needs. What was
+        // there before them is put back by the last.
+        let theirs = neighbours.entries().filter(|other| is_this(other)).filter_map(|other| match other {
+            Entry::FqMade { horizon_us, replaced, .. } => Some((*horizon_us, replaced.clone())),
+            _ => None,
         });
-        let Some(theirs_us) = horizons.max() else {
-            return Err(EngineError::ForeignQdisc {
-                device: name.to_owned(),
-                namespace: netns.inode,
-                kind: root.kind,
-                major: root.handle >> 16,
-            });
-        };
-        let horizon_us = self.horizon_us.max(theirs_us);
-        journal.append(entry(root.handle, horizon_us))?;
-        qdisc::change_fq(&mut netlink, ifindex, root.handle, horizon_us)?;
-        Ok(())
+        if let Some((theirs_us, replaced)) = theirs.max_by_key(|(horizon_us, _)| *horizon_us) {
+            let horizon_us = self.horizon_us.max(theirs_us);
+            journal.append(entry(root.handle, horizon_us, replaced))?;
+            qdisc::change_fq(&mut netlink, ifindex, root.handle, horizon_us)?;
+            return Ok(None);
+        }
+        let unstable = NetlinkError::Unstable { operation: "look at the root qdisc" };
+        let Some(replaced) = Replaced::find(&mut netlink, ifindex)? else { return Err(unstable.into()) };
+        let replaced = replaced.allowed(takeover, netns, name)?;
+        let warning = replaced.warning(name);
+        journal.append(entry(self.handle, self.horizon_us, replaced.pieces.clone()))?;
+        // Somebody may have changed it while it was tried whether it can be put back.
+        if !replaced.is_still_there(&mut netlink, ifindex)? {
+            return Err(unstable.into());
+        }
+        qdisc::replace_by_fq(&mut netlink, ifindex, self.handle, self.horizon_us)?;
+        kill_point("fq made");
+        Ok(warning)
     }
 
     /// Waits until the queues that are ours alone are empty, no longer than any packet waits and no longer than

@@ -14,6 +14,7 @@ use super::error::EngineError;
 use super::links::Links;
 use super::prepare::Prepared;
 use super::record::Recorder;
+use super::takeover::Users;
 use super::xdp;
 use crate::host::cgroup::{Cgroup, CgroupError, Hierarchy};
 use crate::host::link;
@@ -112,10 +113,11 @@ impl Session {
             recorder: None,
             vanished: BTreeSet::new(),
         };
-        let pids = session.pids()?;
+        let processes = session.users()?;
         if let Some(attachments) = &mut session.attachments {
-            attachments.scan(&mut Hands { kernel: &mut session.kernel, journal }, &pids)?;
+            attachments.scan(&mut Hands { kernel: &mut session.kernel, journal }, &processes)?;
         }
+        session.tell_losses();
         session.rename_devices()?;
         kill_point("attached");
         Ok(session)
@@ -189,25 +191,30 @@ impl Session {
     pub fn follow_host(&mut self) -> Result<(), EngineError> {
         self.check_devices()?;
         self.follow_links()?;
-        let pids = self.pids()?;
+        let users = self.users()?;
         // Fields by themselves: a panic below must find the journal where `drop` looks for it.
         let Self { journal: Some(journal), attachments: Some(attachments), kernel, .. } = self else {
             return Ok(());
         };
-        if attachments.scan(&mut Hands { kernel, journal }, &pids)? {
+        if attachments.scan(&mut Hands { kernel, journal }, &users)? {
             self.follow_names()?;
+            self.tell_losses();
         }
         self.drain()
     }
 
     /// Every process of every cgroup target, or this one while there is none: what enters an empty cgroup
     /// later comes as a rule from here.
-    fn pids(&mut self) -> Result<BTreeSet<i32>, EngineError> {
-        let mut pids = BTreeSet::new();
+    fn users(&mut self) -> Result<Users, EngineError> {
+        let targets = &self.prepared.scenario.targets;
+        let takeover = |name: &String| targets.get(name).is_some_and(|target| target.takeover);
+        let mut users = Users::default();
         for (target, place) in &self.places {
             let Place::Cgroup { path, id, .. } = place else { continue };
             match self.hierarchy.open(path) {
-                Ok(cgroup) if cgroup.id == *id => pids.extend(self.hierarchy.procs(&cgroup)?),
+                Ok(cgroup) if cgroup.id == *id => {
+                    users.extend(&self.hierarchy.procs(&cgroup)?, takeover(target));
+                }
                 // Removed while it was struck: there is nothing left to take back. What takes its name is
                 // another cgroup to the kernel.
                 Ok(_) | Err(CgroupError::Unknown { .. }) => {
@@ -220,10 +227,18 @@ impl Session {
                 Err(error) => return Err(error.into()),
             }
         }
-        if pids.is_empty() {
-            pids.insert(std::process::id().cast_signed());
+        let consents = self.places.keys().any(takeover);
+        Ok(users.or_self(consents))
+    }
+
+    /// Says what is lost with a takeover, where the plan has not said it already.
+    fn tell_losses(&mut self) {
+        let losses = self.attachments.as_mut().map(Attachments::take_losses).unwrap_or_default();
+        for loss in losses {
+            if !self.warnings.contains(&loss) {
+                self.warnings.push(loss);
+            }
         }
-        Ok(pids)
     }
 
     /// Writes the rules again, or says that devices have appeared which they can't hold: while it runs that is

@@ -4,13 +4,13 @@
 //! it came from. The filter takes every packet, so it is the last one of its device.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
 use nix::libc;
 
 use super::Undone;
 use super::link::{self, Device};
+use super::module;
 use super::netlink::{Netlink, NetlinkError, Request};
 use super::tc::{self, Direction, TCA_KIND, TCA_OPTIONS, tcmsg};
 
@@ -34,10 +34,8 @@ const EGRESS_REDIRECT: u32 = 1;
 /// Makes an ifb and sets it up. Where the module is not loaded yet it is, without the two devices that it makes by default.
 pub fn make(netlink: &mut Netlink, name: &str) -> Result<Device, NetlinkError> {
     if !Path::new("/sys/module/ifb").exists() {
-        // Without modprobe, or where it fails, the kernel loads the module itself below, in its own way.
-        let mut modprobe = Command::new("modprobe");
-        modprobe.args(["-q", "ifb", "numifbs=0"]).stdin(Stdio::null()).stdout(Stdio::null());
-        let _ = modprobe.stderr(Stdio::null()).status();
+        // Where that fails, the kernel loads the module itself below, in its own way.
+        module::load(&[&["ifb", "numifbs=0"]]);
     }
     let kind = Request::nested(&[(IFLA_INFO_KIND, b"ifb"), (IFLA_INFO_DATA, &[])]);
     let request = Request::new("make an ifb", libc::RTM_NEWLINK, &link::ifinfomsg_up())

@@ -20,6 +20,8 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_GSO_MAX_SEGS: u16 = 40;
 const IFLA_GSO_MAX_SIZE: u16 = 41;
 const IFLA_TSO_MAX_SEGS: u16 = 60;
+const IFLA_NUM_TX_QUEUES: u16 = 31;
+const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFNAME: u16 = 3;
@@ -44,6 +46,8 @@ pub struct Device {
     pub up: bool,
     /// Whether it is a loopback device.
     pub loopback: bool,
+    /// The most bytes of a packet behind the link-layer header.
+    pub mtu: u32,
     /// The most wire segments that one packet may stand for.
     pub gso_max_segs: u32,
     /// The most bytes that one packet may have.
@@ -72,6 +76,7 @@ impl Device {
             link_type,
             up: has(libc::IFF_UP),
             loopback: has(libc::IFF_LOOPBACK),
+            mtu: attributes.u32(IFLA_MTU).unwrap_or_default(),
             gso_max_segs: attributes.u32(IFLA_GSO_MAX_SEGS).unwrap_or_default(),
             gso_max_size: attributes.u32(IFLA_GSO_MAX_SIZE).unwrap_or_default(),
             tso_max_segs: attributes.u32(IFLA_TSO_MAX_SEGS),
@@ -129,6 +134,24 @@ pub fn set_up(netlink: &mut Netlink, index: u32, up: bool) -> Result<(), Netlink
     fixed[12..16].copy_from_slice(&flag);
     let operation = if up { "set the link up" } else { "set the link down" };
     netlink.execute(&Request::new(operation, libc::RTM_NEWLINK, &fixed))
+}
+
+/// Set the MTU of a device.
+pub fn set_mtu(netlink: &mut Netlink, index: u32, mtu: u32) -> Result<(), NetlinkError> {
+    let request = Request::new("set the MTU", libc::RTM_NEWLINK, &ifinfomsg(index));
+    netlink.execute(&request.attribute(IFLA_MTU, &mtu.to_ne_bytes()))
+}
+
+/// Make a veth pair of which the end of that name sends by so many queues.
+pub fn make_veth(netlink: &mut Netlink, name: &str, queues: usize) -> Result<(), NetlinkError> {
+    let kind = Request::nested(&[(IFLA_INFO_KIND, b"veth")]);
+    let request = Request::new("make a veth pair", libc::RTM_NEWLINK, &ifinfomsg(0))
+        .attribute(IFLA_IFNAME, &[name.as_bytes(), b"\0"].concat())
+        .attribute(IFLA_LINKINFO, &kind)
+        .flags(libc::NLM_F_CREATE | libc::NLM_F_EXCL);
+    // Without the number it uses one, and could use more: some kinds ask for that.
+    let number = u32::try_from(queues).unwrap_or(u32::MAX).to_ne_bytes();
+    netlink.execute(&if queues > 1 { request.attribute(IFLA_NUM_TX_QUEUES, &number) } else { request })
 }
 
 /// The fixed header of a request for a new device that is up.
@@ -271,6 +294,7 @@ mod tests {
             link_type: libc::ARPHRD_ETHER,
             up: true,
             loopback: name == "lo",
+            mtu: 1500,
             gso_max_segs: 65535,
             gso_max_size: 65536,
             tso_max_segs: None,

@@ -1,8 +1,8 @@
 //! The queueing discipline at the root of a device: which is there, and an fq of our own in place of the default.
 //!
-//! fq (`net/sched/sch_fq.c`) is the one qdisc that lets a packet wait until its own time of departure. Only the default that the
-//! kernel made by itself is replaced: it has no handle, and the kernel makes it again when ours is deleted. What somebody
-//! has configured has a handle, and is left alone.
+//! fq (`net/sched/sch_fq.c`) is the one qdisc that lets a packet wait until its own time of departure. The default that the
+//! kernel made by itself has no handle, and the kernel makes it again when ours is deleted. What somebody has configured
+//! has a handle, and `qdisc_tree` knows whether it can be put back.
 
 use nix::errno::Errno;
 use nix::libc;
@@ -11,7 +11,7 @@ use super::Undone;
 use super::netlink::{Netlink, NetlinkError, Request, u32_at};
 use super::tc::{TCA_KIND, TCA_OPTIONS, TCMSG_LEN, tcmsg};
 
-const TC_H_ROOT: u32 = 0xFFFF_FFFF;
+pub(super) const TC_H_ROOT: u32 = 0xFFFF_FFFF;
 const TCA_STATS2: u16 = 7;
 const TCA_STATS_QUEUE: u16 = 3;
 const TCA_FQ_PLIMIT: u16 = 1;
@@ -65,6 +65,17 @@ pub fn root(netlink: &mut Netlink, ifindex: u32) -> Result<Option<RootQdisc>, Ne
 pub fn add_fq(netlink: &mut Netlink, ifindex: u32, handle: u32, horizon_us: u32) -> Result<(), NetlinkError> {
     let request = fq("put fq at the root", ifindex, handle, horizon_us);
     netlink.execute(&request.flags(libc::NLM_F_CREATE | libc::NLM_F_EXCL))
+}
+
+/// Put fq at the root of a device in place of what somebody has configured there.
+pub fn replace_by_fq(
+    netlink: &mut Netlink,
+    ifindex: u32,
+    handle: u32,
+    horizon_us: u32,
+) -> Result<(), NetlinkError> {
+    let request = fq("put fq in place of the root qdisc", ifindex, handle, horizon_us);
+    netlink.execute(&request.flags(libc::NLM_F_CREATE | libc::NLM_F_REPLACE))
 }
 
 /// Set the horizon of an fq that is there. What waits in it goes on waiting.

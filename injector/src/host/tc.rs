@@ -19,6 +19,7 @@ const INGRESS_PARENT: u32 = 0xFFFF_FFF2;
 const EGRESS_PARENT: u32 = 0xFFFF_FFF3;
 pub(super) const TCA_KIND: u16 = 1;
 pub(super) const TCA_OPTIONS: u16 = 2;
+const ETH_P_ALL: u16 = 3;
 const TCA_CHAIN: u16 = 11;
 const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_ID: u16 = 11;
@@ -117,6 +118,27 @@ pub fn hook_qdisc(netlink: &mut Netlink, ifindex: u32) -> Result<Option<HookQdis
             _ => None,
         }
     }))
+}
+
+/// Add a clsact qdisc to a device.
+pub fn add_clsact(netlink: &mut Netlink, ifindex: u32) -> Result<(), NetlinkError> {
+    let fixed = tcmsg(ifindex, CLSACT_HANDLE, TC_H_CLSACT, 0);
+    let request = Request::new("add a clsact qdisc", libc::RTM_NEWQDISC, &fixed);
+    let request = request.attribute(TCA_KIND, b"clsact\0").flags(libc::NLM_F_CREATE | libc::NLM_F_EXCL);
+    netlink.execute(&request)
+}
+
+/// Whether the kernel knows filters that are BPF programs, asked of a device with a clsact qdisc. Adds none.
+pub fn knows_bpf_filters(netlink: &mut Netlink, ifindex: u32) -> Result<(), NetlinkError> {
+    let info = 1 << 16 | u32::from(ETH_P_ALL.to_be());
+    let fixed = tcmsg(ifindex, 1, EGRESS_PARENT, info);
+    let request = Request::new("add a bpf filter", libc::RTM_NEWTFILTER, &fixed);
+    let request = request.attribute(TCA_KIND, b"bpf\0").flags(libc::NLM_F_CREATE | libc::NLM_F_EXCL);
+    match netlink.execute(&request) {
+        // One without a program is refused by the classifier itself, so there is one.
+        Err(error) if matches!(error.errno(), Some(Errno::EINVAL)) => Ok(()),
+        asked => asked,
+    }
 }
 
 /// The filters of one direction, as they are asked.

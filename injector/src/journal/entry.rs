@@ -9,10 +9,11 @@ use crate::host::cgroup::is_below;
 use crate::host::link_state::LinkState;
 use crate::host::netns::NetnsId;
 use crate::host::process::ProcessId;
+use crate::host::qdisc_tree::Piece;
 use crate::host::tc::Direction;
 
 /// The version of the format, raised when an older injector would misread a newer journal.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The first line: whose journal it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,7 +139,7 @@ pub enum Entry {
         /// The path of the cgroup it is in.
         to: String,
     },
-    /// An fq qdisc at the root of a device, in place of the kernel's default.
+    /// An fq qdisc at the root of a device, in place of what was there.
     FqMade {
         /// The namespace of the device.
         netns: NetnsId,
@@ -150,6 +151,8 @@ pub enum Entry {
         handle: u32,
         /// What lies further in the future is dropped, microseconds.
         horizon_us: u32,
+        /// What somebody had configured in its place; empty for the kernel's default.
+        replaced: Vec<Piece>,
     },
     /// An ifb, through which what arrives at a device takes its way round.
     IfbMade {
@@ -216,8 +219,12 @@ impl fmt::Display for Entry {
             Self::ProcessMoved { process, from, to } => {
                 write!(formatter, "process {} moved from cgroup {from} to {to}", process.pid)
             }
-            Self::FqMade { netns, ifname, handle, .. } => {
-                write!(formatter, "fq qdisc {:x}: on {ifname} in net:[{}]", handle >> 16, netns.inode)
+            Self::FqMade { netns, ifname, handle, replaced, .. } => {
+                write!(formatter, "fq qdisc {:x}: ", handle >> 16)?;
+                if let Some(root) = replaced.first() {
+                    write!(formatter, "in place of {root} ")?;
+                }
+                write!(formatter, "on {ifname} in net:[{}]", netns.inode)
             }
             Self::IfbMade { netns, ifname } => write!(formatter, "ifb {ifname} in net:[{}]", netns.inode),
             Self::Redirect { netns, ifname, pref, .. } => {

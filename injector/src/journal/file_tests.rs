@@ -167,3 +167,35 @@ fn fill_and_recover(base: &Path) {
     assert_eq!(after.entries.len(), before.entries.len() + 1);
     assert_eq!(after.entries.last().unwrap().entry, entry("c"));
 }
+
+/// An ifb to which a filter sends packets, in a namespace that is gone: nothing is there to be taken back.
+#[test]
+fn an_ifb_stays_as_long_as_a_filter_leads_to_it() {
+    let netns = crate::host::netns::NetnsId { dev: 0, inode: 0, cookie: 1 };
+    let elsewhere = crate::host::netns::NetnsId { dev: 0, inode: 0, cookie: 2 };
+    let redirect = |netns, ifb: &str| Entry::Redirect {
+        netns,
+        ifindex: 2,
+        ifname: "eth0".to_owned(),
+        pref: 1,
+        handle: 1,
+        ifb: ifb.to_owned(),
+    };
+    let base = tempfile::tempdir().unwrap();
+    let mut journal = Store::open(base.path()).unwrap().register(header("x")).unwrap();
+    let entries = [
+        Entry::IfbMade { netns, ifname: "ifb0".to_owned() },
+        redirect(netns, "ifb0"),
+        Entry::IfbMade { netns, ifname: "ifb1".to_owned() },
+        redirect(elsewhere, "ifb1"),
+    ];
+    for entry in entries {
+        journal.append(entry).unwrap();
+    }
+    let mut undo = |index| journal.undo(index).map(|outcome| outcome.result);
+    assert!(matches!(undo(0), Some(Err(UndoError::InUse))), "a filter leads to it");
+    assert!(matches!(undo(2), Some(Ok(Undone::AlreadyGone))), "none does in its namespace");
+    assert!(matches!(undo(1), Some(Ok(Undone::AlreadyGone))));
+    assert!(matches!(undo(0), Some(Ok(Undone::AlreadyGone))), "the filter is gone");
+    assert!(undo(0).is_none(), "it is taken back once");
+}

@@ -11,7 +11,8 @@ use crate::host::link_state::LinkState;
 use crate::host::netlink::{Netlink, NetlinkError};
 use crate::host::netns::{self, NetnsError, NetnsId};
 use crate::host::process::ProcessId;
-use crate::host::{Undone, ifb, qdisc, tc};
+use crate::host::qdisc_tree::{self, RestoreError};
+use crate::host::{Undone, ifb, tc};
 
 /// An entry that could not be taken back.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,9 @@ pub enum UndoError {
     /// Its device could not be read or changed.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// What it had replaced is not there again.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     /// Its cgroup could not be read or changed.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -38,7 +42,10 @@ impl UndoError {
         match self {
             Self::InUse => Some("`injector clean` tries again".to_owned()),
             Self::Netns(error) => error.hint(),
-            Self::Netlink(error) => error.hint(),
+            Self::Netlink(error) | Self::Restore(RestoreError::Netlink(error)) => error.hint(),
+            Self::Restore(RestoreError::Differs { .. }) => {
+                Some("see what is there: `tc qdisc show`".to_owned())
+            }
             Self::Cgroup(error) => error.hint(),
         }
     }
@@ -58,8 +65,8 @@ pub fn undo(entry: &Entry, experiment: &str) -> Result<Undone, UndoError> {
         Entry::GsoMaxSegs { netns, ifindex, previous, set, .. } => {
             in_namespace(*netns, |netlink| restore_gso(netlink, *ifindex, *previous, *set))
         }
-        Entry::FqMade { netns, ifindex, handle, .. } => {
-            in_namespace(*netns, |netlink| qdisc::delete_fq(netlink, *ifindex, *handle))
+        Entry::FqMade { netns, ifindex, handle, replaced, .. } => {
+            in_namespace(*netns, |netlink| qdisc_tree::put_back(netlink, *ifindex, *handle, replaced))
         }
         Entry::IfbMade { netns, ifname } => in_namespace(*netns, |netlink| ifb::delete(netlink, ifname)),
         Entry::Redirect { netns, ifindex, pref, handle, .. } => {
@@ -74,13 +81,13 @@ pub fn undo(entry: &Entry, experiment: &str) -> Result<Undone, UndoError> {
 }
 
 /// A namespace that is gone took its devices with it.
-fn in_namespace(
+fn in_namespace<E: Into<UndoError>>(
     id: NetnsId,
-    work: impl FnOnce(&mut Netlink) -> Result<Undone, NetlinkError>,
+    work: impl FnOnce(&mut Netlink) -> Result<Undone, E>,
 ) -> Result<Undone, UndoError> {
     let Some(namespace) = netns::find(id)? else { return Ok(Undone::AlreadyGone) };
     let mut netlink = Netlink::open_in(namespace.as_fd())?;
-    Ok(work(&mut netlink)?)
+    work(&mut netlink).map_err(Into::into)
 }
 
 fn set_up_again(netlink: &mut Netlink, ifindex: u32, state: &LinkState) -> Result<Undone, NetlinkError> {

@@ -57,18 +57,6 @@ pub enum PlanError {
         /// Devices allowed.
         max: usize,
     },
-    /// A fault in a direction in which its target can't have it.
-    #[error("the fault `{fault}`: `{kind}` {problem}\n\nhint: {remedy}")]
-    Direction {
-        /// Fault.
-        fault: String,
-        /// Its kind.
-        kind: &'static str,
-        /// What can't be done.
-        problem: &'static str,
-        /// What can be done instead.
-        remedy: &'static str,
-    },
     /// A node of a partition whose addresses nobody can tell.
     #[error(
         "the fault `{fault}`: the addresses of the node `{node}` are not known: {why}\n\nhint: say how the others reach it: `[peers.{node}]` with `addresses`"

@@ -175,58 +175,6 @@ pub enum TargetKind {
     Loopback,
 }
 
-/// Refuses a fault in a direction in which its target can't have it.
-pub fn check_directions(scenario: &Scenario, kind_of: &dyn Fn(&str) -> TargetKind) -> Result<(), PlanError> {
-    for fault in scenario.faults.iter().filter(|fault| fault.direction != Direction::Egress) {
-        let on_cgroup = fault.targets.iter().any(|target| kind_of(target) == TargetKind::Cgroup);
-        let (problem, remedy) = if fault.effect.keeps_back() && on_cgroup {
-            (
-                "can't keep back what arrives at a cgroup: its hook may only pass or drop",
-                "use direction = \"egress\", here or on the side that sends, or an `interface` as the target",
-            )
-        } else if fault.effect.sends() && keeps_back_what_arrives(scenario, fault) {
-            (
-                "can't send packets of its own where another fault keeps back what arrives: they don't find the way round",
-                "take the side that sends as the target of one of the two",
-            )
-        } else if fault.effect.answers() && on_cgroup {
-            (
-                "can't answer what arrives at a cgroup: its hook may only pass or drop",
-                "use direction = \"egress\", where what the target sends is answered, or an `interface` as the target",
-            )
-        } else if fault.effect.changes() && fault.effect != Effect::MarkEcn && on_cgroup {
-            (
-                "can't change what arrives at a cgroup: its hook may only pass or drop",
-                "use direction = \"egress\", or an `interface` as the target",
-            )
-        } else {
-            continue;
-        };
-        return Err(PlanError::Direction {
-            fault: fault.id.clone(),
-            kind: fault.effect.kind(),
-            problem,
-            remedy,
-        });
-    }
-    Ok(())
-}
-
-/// Whether two names of targets mean the same, as far as the file tells.
-fn is_same(scenario: &Scenario, one: &str, two: &str) -> bool {
-    let selector = |name: &str| scenario.targets.get(name).map(|target| &target.selector);
-    one == two || (selector(one).is_some() && selector(one) == selector(two))
-}
-
-/// Whether some fault on the same target keeps back what arrives there.
-fn keeps_back_what_arrives(scenario: &Scenario, fault: &Fault) -> bool {
-    scenario.faults.iter().any(|other| {
-        other.targets.iter().any(|one| fault.targets.iter().any(|two| is_same(scenario, one, two)))
-            && other.direction != Direction::Egress
-            && other.effect.keeps_back()
-    })
-}
-
 /// The faults of a scenario as they will be, in the order of the file.
 ///
 /// `kind_of` says of a target what it is.
@@ -302,7 +250,7 @@ fn notes(hooks: &[Hook], effect: &Effect) -> Vec<String> {
     }
     if effect.keeps_back() && hooks.iter().any(|hook| matches!(hook, Hook::CgroupEgress | Hook::DeviceEgress))
     {
-        notes.push("fq takes the place of the default qdisc on each device by which packets leave, for all who send there; it is taken away again".to_owned());
+        notes.push("fq takes the place of the root qdisc on each device by which packets leave, for all who send there; it is taken away again".to_owned());
     }
     if effect.keeps_back() && hooks.contains(&Hook::DeviceIngress) {
         notes.push("ingress: all that arrives at the device, and that no other filter takes, goes through an ifb of ours and waits there in an fq; captures see it before it waits".to_owned());
@@ -360,24 +308,6 @@ mod tests {
         let source = crate::scenario::Source::text("t.toml", text);
         let scenario = crate::scenario::load(&source, &crate::scenario::Overrides::default()).unwrap();
         faults(&scenario, 1, &|_| kind)[0].notes.join("\n")
-    }
-
-    #[test]
-    fn what_arrives_at_a_cgroup_is_not_answered() {
-        for keys in ["kind = \"network.reset\"\nmatch = { protocol = \"tcp\" }", "kind = \"network.reject\""]
-        {
-            let text = format!(
-                "duration = \"1s\"\n[target.t]\ncgroup = \"/t\"\n[[fault]]\ntarget = \"t\"\ndirection = \"both\"\n{keys}\n"
-            );
-            let source = crate::scenario::Source::text("t.toml", text);
-            let scenario = crate::scenario::load(&source, &crate::scenario::Overrides::default()).unwrap();
-            let refused = check_directions(&scenario, &|_| TargetKind::Cgroup).unwrap_err().to_string();
-            assert!(
-                refused.contains("its hook may only pass or drop\n\nhint: use direction = \"egress\""),
-                "{refused}"
-            );
-            assert_eq!(check_directions(&scenario, &|_| TargetKind::Device), Ok(()));
-        }
     }
 
     #[test]

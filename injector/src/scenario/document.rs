@@ -53,6 +53,9 @@ table! {
         /// Where what arrives at an `interface` is struck: `"tc"`, or `"xdp"`, which can lose packets and nothing else.
         /// Default: `"tc"`.
         "hook" hook: InterfaceHook,
+        /// `true`: a configured root qdisc may be replaced for faults that keep packets back even if it can't be put back
+        /// as it is. Default: `false`, such an experiment is refused.
+        "takeover" takeover: bool,
     }
     elsewhere: elsewhere::target
 }

@@ -15,9 +15,13 @@ use super::source::Span;
 use super::tree::{Node, Table as Tree, Value};
 use crate::kinds::{self, Kind};
 
-/// A target; `None` if its selector is wrong, which is an error already. And where it is struck, if it is an interface.
+/// A target; without a selector if that is wrong, which is an error already. And where it is struck, if it is an interface.
 #[derive(Debug, Clone)]
-pub(crate) struct TargetEntry(pub(crate) Option<Selector>, pub(crate) InterfaceHook);
+pub(crate) struct TargetEntry {
+    pub(crate) selector: Option<Selector>,
+    pub(crate) hook: InterfaceHook,
+    pub(crate) takeover: bool,
+}
 
 /// Names of all selectors, also of those that this version doesn't have.
 pub(crate) const SELECTORS: [&str; 10] =
@@ -28,12 +32,18 @@ impl Read for TargetEntry {
         let mut reader = Reader::new(node, errors)?;
         let given: Vec<Span> =
             SELECTORS.iter().filter_map(|name| reader.table().entry(name)).map(|(key, _)| key.span).collect();
-        let is_strange =
-            reader.table().0.len() != given.len() + usize::from(reader.table().get("hook").is_some());
+        let others = ["hook", "takeover"].iter().filter(|key| reader.table().get(key).is_some()).count();
+        let is_strange = reader.table().0.len() != given.len() + others;
         let table = TargetTable::read_from(&mut reader, errors);
         reader.finish(TargetTable::elsewhere, errors);
         match given.as_slice() {
-            [_] => return Some(Self(selector(&table, errors), hook(&table, errors))),
+            [_] => {
+                return Some(Self {
+                    selector: selector(&table, errors),
+                    hook: hook(&table, errors),
+                    takeover: table.takeover.as_ref().is_some_and(|takeover| takeover.value),
+                });
+            }
             [_, .., last] => {
                 errors
                     .at(*last, "a target has exactly one selector")
@@ -47,7 +57,7 @@ impl Read for TargetEntry {
                     .hint("add one of `cgroup`, `pid`, `interface`, `command`");
             }
         }
-        Some(Self(None, InterfaceHook::default()))
+        Some(Self { selector: None, hook: InterfaceHook::default(), takeover: false })
     }
 
     fn schema(generator: &mut SchemaGenerator) -> Schema {

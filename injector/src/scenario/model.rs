@@ -40,6 +40,8 @@ pub struct Target {
     pub selector: Selector,
     /// Where what arrives at an interface is struck; of other selectors always `Tc`, which then means nothing.
     pub hook: InterfaceHook,
+    /// Whether a configured root qdisc may be lost to faults that keep packets back.
+    pub takeover: bool,
 }
 
 /// Where what arrives at an interface is struck.

@@ -9,5 +9,6 @@ mod cleaning;
 mod links;
 mod network;
 mod programs;
+mod qdiscs;
 mod support;
 mod targets;

@@ -39,8 +39,10 @@ impl Stage {
                 "[[fault]]\ntarget = \"{target}\"\nkind = \"network.loss\"\ndirection = \"both\"\nper = \"segment\"\n"
             ));
         }
-        // Queues and a way round too, where the kernel has them.
+        // Queues and a way round too, where the kernel has them, and something that a queue takes the place of.
         if bench.has_fq() {
+            bench.netns.tc("qdisc add dev lo root handle 17: prio");
+            bench.netns.tc("qdisc add dev lo parent 17:2 handle 18: pfifo limit 7");
             for (target, direction) in [("a", "egress"), ("lo", "both")] {
                 text.push_str(&format!(
                     "[[fault]]\ntarget = \"{target}\"\nkind = \"network.delay\"\ndelay = \"1ms\"\ndirection = \"{direction}\"\n"

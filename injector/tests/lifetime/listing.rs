@@ -47,7 +47,7 @@ impl Bench {
             let Some(netns) = netns else { continue };
             // One line a device, whose limits of segments are in it.
             parts.insert(format!("{side} devices"), netns.ip("-d -o link show"));
-            parts.insert(format!("{side} qdiscs"), netns.tc("qdisc show"));
+            parts.insert(format!("{side} qdiscs"), without_counters(&netns.tc("qdisc show")));
             parts.insert(format!("{side} filters"), filters(netns));
         }
         let mut tree = String::new();
@@ -56,6 +56,13 @@ impl Bench {
         parts.insert("journals".to_owned(), journals(&self.run_directory()));
         Listing(parts)
     }
+}
+
+/// htb shows a counter of packets among its parameters.
+fn without_counters(qdiscs: &str) -> String {
+    let mut parts = qdiscs.split("direct_packets_stat ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + "direct_packets_stat" + part.trim_start_matches(char::is_numeric))
 }
 
 fn filters(netns: &Netns) -> String {

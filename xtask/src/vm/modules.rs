@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What tests may need: queueing disciplines, classifiers, virtual devices, congestion control, socket
 /// listings (`ss` asks the `*_diag` modules), file systems.
-pub(crate) const WANTED: [&str; 35] = [
+pub(crate) const WANTED: [&str; 37] = [
     "sch_fq",
     "sch_fq_codel",
     "sch_netem",
@@ -12,6 +12,8 @@ pub(crate) const WANTED: [&str; 35] = [
     "sch_htb",
     "sch_tbf",
     "sch_prio",
+    "sch_sfq",
+    "sch_cake",
     "cls_bpf",
     "cls_matchall",
     "cls_u32",

@@ -147,6 +147,7 @@ fn device(index: u32, kind: Option<&str>, lower: Option<u32>) -> Device {
         link_type: libc::ARPHRD_ETHER,
         up: true,
         loopback: false,
+        mtu: 1500,
         gso_max_segs: 0,
         gso_max_size: 0,
         tso_max_segs: None,

@@ -118,7 +118,7 @@ fn check_link(effect: &Effect, entry: &FaultEntry, scope: &Scope<'_>, errors: &m
     let Some(name) = entry.table.target.as_ref().filter(|_| *effect == Effect::Link) else { return };
     let mut all = scope.targets.iter().copied().flatten();
     let is_other = |selector: &Selector| !matches!(selector, Selector::Interface(_));
-    if all.any(|(key, target)| key.text == name.value && target.0.as_ref().is_some_and(is_other)) {
+    if all.any(|(key, target)| key.text == name.value && target.selector.as_ref().is_some_and(is_other)) {
         errors
             .at(
                 name.span,
@@ -130,7 +130,7 @@ fn check_link(effect: &Effect, entry: &FaultEntry, scope: &Scope<'_>, errors: &m
 
 fn strikes_interface(entry: &FaultEntry, scope: &Scope<'_>) -> bool {
     let is_target = |name: &str| targets(entry).any(|target| target.value == name);
-    let is_interface = |entry: &TargetEntry| matches!(entry.0, Some(Selector::Interface(_)));
+    let is_interface = |entry: &TargetEntry| matches!(entry.selector, Some(Selector::Interface(_)));
     let all = scope.targets.iter().copied().flatten();
     all.into_iter().any(|(key, entry)| is_target(&key.text) && is_interface(entry))
 }
@@ -145,7 +145,7 @@ fn check_hook(
 ) {
     let at_xdp = |name: &Spanned<String>| {
         let mut all = scope.targets.iter().copied().flatten();
-        all.any(|(key, target)| key.text == name.value && target.1 == InterfaceHook::Xdp)
+        all.any(|(key, target)| key.text == name.value && target.hook == InterfaceHook::Xdp)
     };
     let Some(target) = targets(entry).find(|name| at_xdp(name)).filter(|_| direction != Direction::Egress)
     else {

@@ -2,6 +2,7 @@
 //!
 //! Everything is checked even after an error, so that one reading finds all of them.
 
+mod direction;
 mod expect;
 mod fault;
 mod ids;
@@ -59,6 +60,8 @@ pub(crate) fn scenario(document: &Document, default_name: String, errors: &mut E
         duration_ns,
     };
     let (faults, ids) = faults(entries, &scope, errors);
+    let named_targets = named_targets(targets, errors);
+    direction::check(&named_targets, &faults, entries, &ids, errors);
     let expectations =
         document.expectations.as_ref().map_or_else(Vec::new, |Spanned { value: List(list), .. }| {
             list.iter().flat_map(|item| expect::expectations(item, &ids, errors)).collect()
@@ -67,7 +70,7 @@ pub(crate) fn scenario(document: &Document, default_name: String, errors: &mut E
         name: name(document, default_name, errors),
         seed: document.seed.as_ref().map(|seed| seed.value.0),
         duration_ns: duration_ns.unwrap_or_default(),
-        targets: named_targets(targets, errors),
+        targets: named_targets,
         peers: peer_sets,
         faults,
         expectations,
@@ -87,9 +90,10 @@ fn named_targets(entries: &[(Key, TargetEntry)], errors: &mut Errors) -> BTreeMa
     let mut targets = BTreeMap::new();
     for (key, entry) in entries {
         if is_identifier(key.span, &key.text, "target", errors)
-            && let Some(selector) = &entry.0
+            && let Some(selector) = &entry.selector
         {
-            let target = Target { name: key.text.clone(), selector: selector.clone(), hook: entry.1 };
+            let (selector, takeover) = (selector.clone(), entry.takeover);
+            let target = Target { name: key.text.clone(), selector, hook: entry.hook, takeover };
             targets.insert(key.text.clone(), target);
         }
     }

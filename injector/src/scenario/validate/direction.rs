@@ -1,0 +1,76 @@
+//! Directions in which a target can't have a fault, on any kernel.
+
+use std::collections::BTreeMap;
+
+use crate::scenario::diagnostic::Errors;
+use crate::scenario::effect::Effect;
+use crate::scenario::entries::FaultEntry;
+use crate::scenario::model::{Direction, Fault, Selector, Target};
+use crate::scenario::read::Spanned;
+
+/// Checks what arrives at the target of each fault; what leaves it can have any.
+pub(super) fn check(
+    targets: &BTreeMap<String, Target>,
+    faults: &[Fault],
+    entries: &[Spanned<FaultEntry>],
+    ids: &[String],
+    errors: &mut Errors,
+) {
+    for fault in faults.iter().filter(|fault| fault.direction != Direction::Egress) {
+        let Some((problem, remedy)) = problem(targets, faults, fault) else { continue };
+        let Some((entry, _)) = entries.iter().zip(ids).find(|(_, id)| **id == fault.id) else { continue };
+        let table = &entry.value.table;
+        let kind = table.kind.as_ref().map_or(entry.span, |kind| kind.span);
+        let span = table.direction.as_ref().map_or(kind, |direction| direction.span);
+        errors.at(span, format!("`{}` {problem}", fault.effect.kind())).hint(remedy);
+    }
+}
+
+/// What can't be done, and what can be done instead.
+fn problem(
+    targets: &BTreeMap<String, Target>,
+    faults: &[Fault],
+    fault: &Fault,
+) -> Option<(&'static str, &'static str)> {
+    let is_cgroup = |target: &Target| !matches!(target.selector, Selector::Interface(_));
+    let on_cgroup = fault.targets.iter().filter_map(|name| targets.get(name)).any(is_cgroup);
+    if fault.effect.keeps_back() && on_cgroup {
+        return Some((
+            "can't keep back what arrives at a cgroup: its hook may only pass or drop",
+            "use direction = \"egress\", here or on the side that sends, or an `interface` as the target",
+        ));
+    }
+    if fault.effect.sends() && keeps_back_what_arrives(targets, faults, fault) {
+        return Some((
+            "can't send packets of its own where another fault keeps back what arrives: they don't find the way round",
+            "take the side that sends as the target of one of the two",
+        ));
+    }
+    if fault.effect.answers() && on_cgroup {
+        return Some((
+            "can't answer what arrives at a cgroup: its hook may only pass or drop",
+            "use direction = \"egress\", where what the target sends is answered, or an `interface` as the target",
+        ));
+    }
+    if fault.effect.changes() && fault.effect != Effect::MarkEcn && on_cgroup {
+        return Some((
+            "can't change what arrives at a cgroup: its hook may only pass or drop",
+            "use direction = \"egress\", or an `interface` as the target",
+        ));
+    }
+    None
+}
+
+/// Whether some fault on the same target keeps back what arrives there.
+fn keeps_back_what_arrives(targets: &BTreeMap<String, Target>, faults: &[Fault], fault: &Fault) -> bool {
+    // Two names of targets may mean the same, as far as the file tells.
+    let selector = |name: &String| targets.get(name).map(|target| &target.selector);
+    let is_same = |one: &String, two: &String| {
+        one == two || (selector(one).is_some() && selector(one) == selector(two))
+    };
+    faults.iter().any(|other| {
+        other.targets.iter().any(|one| fault.targets.iter().any(|two| is_same(one, two)))
+            && other.direction != Direction::Egress
+            && other.effect.keeps_back()
+    })
+}
