@@ -171,6 +171,9 @@ assert_layout!(ConnectionKey, size 44, align 4, {
     local: 0, remote: 16, local_port: 32, remote_port: 34, fault: 36, direction: 40,
 });
 
+/// The level of the socket option by which the controller asks whose a socket is. No protocol has such a level.
+pub const ASK_LEVEL: i32 = 0x696e_6a63;
+
 /// Connections whose bytes are counted at once, where a rule counts them; the longest unseen makes room for a new one.
 pub const CONNECTIONS: u32 = 65_536;
 

@@ -13,6 +13,7 @@ use aya_ebpf::helpers::generated::{
 use injector_common::rule::{EGRESS, INGRESS};
 use injector_common::treatment::{MARK_CE, MAX_COPIES};
 
+use crate::answer::LOOPBACK;
 use crate::change;
 use crate::maps::WALKS;
 use crate::parse::Framing;
@@ -64,6 +65,28 @@ pub(crate) fn arrive(skb: *mut __sk_buff, framing: Framing, mark: u32) -> i32 {
     let (rule, failed) = (walk.treated_by, walk.failed);
     let sent = send_copies(skb, mark, TO_INGRESS, walk.way.copies);
     if failed != 0 || !sent {
+        count_failed(rule);
+    }
+    TC_ACT_UNSPEC
+}
+
+/// A packet that arrives at a cgroup. One that is kept back gets the mark `round`, by which it is sent the way round; its copies, which the plan
+/// has refused for those, the mark `arrived`, by which they are not decided again.
+#[inline(never)]
+pub(crate) fn arrive_at_cgroup(skb: *mut __sk_buff, framing: Framing, arrived: u32, round: u32) -> i32 {
+    let Some(walk) = walk(INGRESS) else { return TC_ACT_UNSPEC };
+    let (rule, copies) = (walk.treated_by, walk.way.copies);
+    let stays = walk.way.at_ns != walk.start_ns;
+    hold(skb, framing);
+    if stays {
+        // SAFETY: the verifier checks each access to a field of the context.
+        unsafe { (*skb).tc_index = round };
+    }
+    // What leaves loopback arrives there, with the route that it was given when it was sent. One that is put in at ingress has none, and
+    // an IPv4 packet to 127.0.0.1 is then dropped as a martian (`ip_route_input_slow`).
+    // SAFETY: as above.
+    let to = if unsafe { (*skb).ifindex } == LOOPBACK { 0 } else { TO_INGRESS };
+    if !send_copies(skb, arrived, to, copies) {
         count_failed(rule);
     }
     TC_ACT_UNSPEC

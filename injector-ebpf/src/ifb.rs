@@ -8,12 +8,13 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use injector_common::rule::INGRESS;
+use injector_common::packet::Packet;
+use injector_common::rule::{INGRESS, Rule};
 
 use crate::act;
 use crate::maps::INTERFACES;
-use crate::parse::Framing;
-use crate::strike::{Verdict, armed, span, strike};
+use crate::parse::{Framing, Offsets};
+use crate::strike::{Buffer, Source, Verdict, Walk, armed, departure_ns, span, strike_at};
 use crate::tc::ANSWER_MARK;
 
 /// Packets that have arrived at an Ethernet device.
@@ -54,5 +55,26 @@ fn decided(skb: *mut __sk_buff, framing: Framing) -> Verdict {
     }
     // SAFETY: the entry is copied out; the controller replaces entries whole and before it arms.
     let Some(target) = (unsafe { INTERFACES.get(arrived_at) }) else { return Verdict::Pass };
-    strike(control, skb, framing, arrived_at as u64, span(target, INGRESS), INGRESS)
+    strike_at(control, OnItsWay(Buffer { skb, framing }), arrived_at as u64, span(target, INGRESS), INGRESS)
+}
+
+/// A packet on its way round, which may have a time already at which it goes on: what arrives at a cgroup and was kept back by its faults.
+#[derive(Clone, Copy)]
+struct OnItsWay(Buffer);
+
+impl Source for OnItsWay {
+    #[inline(always)]
+    fn parse(self, direction: u32, packet: &mut Packet) -> Option<Offsets> {
+        self.0.parse(direction, packet)
+    }
+
+    #[inline(always)]
+    fn start_ns(self, _direction: u32, now_ns: u64) -> u64 {
+        departure_ns(self.0.skb, now_ns)
+    }
+
+    #[inline(always)]
+    fn asks(self, walk: &mut Walk, rule: &Rule) -> bool {
+        self.0.asks(walk, rule)
+    }
 }

@@ -4,6 +4,7 @@
 //! - `ifb`: what arrives at a device and is kept back.
 //! - `xdp`: what arrives at a device, before there is a socket buffer; where it is asked for.
 //! - `cgroup_skb`: what arrives at a cgroup's sockets.
+//! - `arrive`, `socket`: the same at traffic control, where more can be done, and whose socket it will be.
 //! - `strike`: from a target to the verdict over one packet; every outcome is counted.
 //! - `sock_addr`: calls of a cgroup's processes that ask for a connection or an address.
 //! - `act`, `change`: what is done to a packet that stays: copied, kept back, changed.
@@ -27,6 +28,8 @@ mod act;
 #[cfg(target_arch = "bpf")]
 mod answer;
 #[cfg(target_arch = "bpf")]
+mod arrive;
+#[cfg(target_arch = "bpf")]
 mod cgroup_skb;
 #[cfg(target_arch = "bpf")]
 mod change;
@@ -46,6 +49,8 @@ mod reject;
 mod reset;
 #[cfg(target_arch = "bpf")]
 mod sock_addr;
+#[cfg(target_arch = "bpf")]
+mod socket;
 #[cfg(target_arch = "bpf")]
 mod strike;
 #[cfg(target_arch = "bpf")]

@@ -379,9 +379,15 @@ fn socket(skb: *mut __sk_buff, packet: &mut Packet) {
     if socket.is_null() {
         return;
     }
-    packet.flags |= PACKET_HAS_SOCKET;
     // SAFETY: not null, and `state` may be read of every socket, full or not (`struct bpf_sock`).
-    let state = unsafe { (*socket).state };
+    connection(packet, unsafe { (*socket).state });
+}
+
+/// Notes what the packet's socket says: that there is one, and whether it is past the handshake.
+#[inline(always)]
+pub(crate) fn connection(packet: &mut Packet, state: u32) {
+    packet.flags &= !PACKET_ESTABLISHED;
+    packet.flags |= PACKET_HAS_SOCKET;
     let past_handshake = state == TCP_ESTABLISHED || (TCP_FIN_WAIT1..=TCP_CLOSING).contains(&state);
     if packet.protocol == TCP && past_handshake && state != TCP_LISTEN {
         packet.flags |= PACKET_ESTABLISHED;

@@ -103,7 +103,7 @@ fn answer(call: u32, context: *mut bpf_sock_addr, address: fn(*mut bpf_sock_addr
 
 /// The innermost target whose cgroup holds the caller, and its cgroup id.
 #[inline(always)]
-fn target_of_task(control: &Control) -> Option<(u64, Target)> {
+pub(crate) fn target_of_task(control: &Control) -> Option<(u64, Target)> {
     let mut at = 0;
     for &level in &control.levels {
         if at >= control.level_count {

@@ -133,9 +133,9 @@ pub(crate) trait Source: Copy {
 
 /// A packet in a socket buffer.
 #[derive(Clone, Copy)]
-struct Buffer {
-    skb: *mut __sk_buff,
-    framing: Framing,
+pub(crate) struct Buffer {
+    pub(crate) skb: *mut __sk_buff,
+    pub(crate) framing: Framing,
 }
 
 impl Source for Buffer {
@@ -202,7 +202,7 @@ pub(crate) fn strike_at(
 
 /// When the packet would leave without us: now, or at the time that somebody has set before (TCP's pacing, another stage).
 #[inline(always)]
-fn departure_ns(skb: *mut __sk_buff, now_ns: u64) -> u64 {
+pub(crate) fn departure_ns(skb: *mut __sk_buff, now_ns: u64) -> u64 {
     // SAFETY: the verifier checks each access to a field of the context.
     let set_ns = unsafe { (*skb).tstamp };
     // Other clocks may stand there too (`SO_TXTIME`); theirs are decades away from the monotonic one.
@@ -243,7 +243,8 @@ struct Round<S> {
 pub(crate) struct Walk {
     pub(crate) packet: Packet,
     pub(crate) offsets: Offsets,
-    target: u64,
+    /// Who it is for or from: the target's id, as events have it.
+    pub(crate) target: u64,
     now_ns: u64,
     /// When it would leave without us.
     pub(crate) start_ns: u64,

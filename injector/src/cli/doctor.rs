@@ -9,7 +9,9 @@ use serde_json::json;
 use super::exit::{Exit, Failure};
 use super::experiments;
 use super::output::Output;
-use crate::engine::{EngineError, check_capabilities, departure_queue, filters, tc_rung, way_round};
+use crate::engine::{
+    EngineError, check_capabilities, departure_queue, filters, tc_rung, way_round, way_round_of_cgroups,
+};
 use crate::host::cgroup::{Hierarchy, Mode};
 use crate::host::facts::{Fact, Facts};
 use crate::journal::Store;
@@ -49,7 +51,9 @@ pub(super) fn run(output: &Output) -> Result<Exit, Failure> {
     let [kinds, lacking] =
         [can, cannot].map(|kinds: Vec<&&dyn Kind>| kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>());
     rows.push(queue);
-    rows.push(arrivals());
+    rows.push(arrivals("ifb", way_round(), "by which what arrives gets there"));
+    let of_cgroups = way_round_of_cgroups();
+    rows.push(arrivals("ifb by socket", of_cgroups, "by which what arrives at a cgroup gets there"));
     if output.json {
         output
             .object(&json!({ "kernel": facts.kernel_release, "able": able, "facts": rows, "kinds": kinds }));
@@ -159,15 +163,15 @@ fn departures() -> Row {
 }
 
 /// The way of what arrives to that queue.
-fn arrivals() -> Row {
-    let (fact, remedy) = match way_round() {
-        Ok(()) => (Fact::Yes("by which what arrives gets there".to_owned()), String::new()),
+fn arrivals(name: &str, way: Result<(), EngineError>, leads: &str) -> Row {
+    let (fact, remedy) = match way {
+        Ok(()) => (Fact::Yes(leads.to_owned()), String::new()),
         Err(error @ EngineError::NoIfb { .. }) => {
             (Fact::No(error.to_string()), error.hint().unwrap_or_default())
         }
         Err(error) => (Fact::Unknown(error.to_string()), error.hint().unwrap_or_default()),
     };
-    Row::new("ifb", fact, false, &remedy)
+    Row::new(name, fact, false, &remedy)
 }
 
 fn loads() -> Vec<Row> {

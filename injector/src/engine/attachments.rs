@@ -4,28 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::programs::cgroup_skb::CgroupSkbLink;
+use aya::programs::cgroup_sock::CgroupSockLink;
 use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
-use aya::programs::tc::{SchedClassifierLink, qdisc_add_clsact};
+use aya::programs::tc::SchedClassifierLink;
 
 use super::detour::Detour;
 use super::error::EngineError;
 use super::queue::Queue;
+use super::site::{Site, split};
 use super::takeover::Users;
 
-use crate::host::link::{Device, LinkEvent, LinkWatch, attach_points, list, set_gso_max_segs};
+use crate::host::link::{Device, LinkEvent, LinkWatch, attach_points, list};
 use crate::host::netlink::Netlink;
 use crate::host::netns::{NetnsId, enter, namespaces_beside};
-use crate::host::tc::{self, Direction, HookQdisc};
-use crate::journal::{Entry, Journal, Neighbours};
-use crate::kernel::attach::{self, FilterId, Rung};
+use crate::host::tc::Direction;
+use crate::journal::Journal;
+use crate::kernel::attach::{self, Rung};
 use crate::kernel::{Kernel, programs, xdp};
 use crate::kill_point::kill_point;
-
-/// The handle of our filters: one program per preference, so any number does.
-const FILTER_HANDLE: u32 = 1;
-
-/// `gso_max_segs` at which every packet is one segment.
-const SINGLE_SEGMENT: u32 = 1;
 
 /// The two things that attaching changes, always together.
 pub(super) struct Hands<'a> {
@@ -39,7 +35,7 @@ struct Namespace {
     fd: OwnedFd,
     watch: LinkWatch,
     /// Attached devices by index. A filter has no link: the journal has it.
-    devices: BTreeMap<u32, (String, Option<SchedClassifierLink>)>,
+    devices: BTreeMap<u32, (String, Vec<SchedClassifierLink>)>,
     /// Names and indices of all its devices, attached or not.
     names: BTreeMap<u32, String>,
     /// Whether a configured root qdisc may be lost here.
@@ -69,15 +65,28 @@ pub(super) struct StruckDevice {
     pub(super) detour: Option<Detour>,
 }
 
+/// How cgroup targets are struck at the devices of their network namespaces.
+#[derive(Debug, Default)]
+pub(super) struct CgroupWays {
+    /// Whether what they send is struck there.
+    pub(super) egress: bool,
+    /// Whether what arrives at them is.
+    pub(super) arrival: bool,
+    /// Whether the devices must send single segments.
+    pub(super) per_segment: bool,
+    /// Where what they send waits, if some of it is kept back.
+    pub(super) queue: Option<Queue>,
+    /// The way round of what arrives, if some of it is kept back.
+    pub(super) detour: Option<Detour>,
+}
+
 /// All attachments of an experiment. Links go when this is dropped; filters go with the journal.
 #[derive(Debug)]
 pub(super) struct Attachments {
     rung: Rung,
-    egress: bool,
-    per_segment: bool,
-    /// What packets of cgroup targets wait in, if any do.
-    queue: Option<Queue>,
+    ways: CgroupWays,
     cgroups: Vec<CgroupSkbLink>,
+    sockets: Vec<CgroupSockLink>,
     calls: Vec<CgroupSockAddrLink>,
     namespaces: BTreeMap<NetnsId, Namespace>,
     devices: Vec<SchedClassifierLink>,
@@ -88,15 +97,13 @@ pub(super) struct Attachments {
 }
 
 impl Attachments {
-    /// None yet. `egress`: whether cgroup targets need devices at all; `per_segment`: whether those must send
-    /// single segments; `queue`: where packets wait that are kept back.
-    pub(super) fn new(rung: Rung, egress: bool, per_segment: bool, queue: Option<Queue>) -> Self {
+    /// None yet.
+    pub(super) fn new(rung: Rung, ways: CgroupWays) -> Self {
         Self {
             rung,
-            egress,
-            per_segment,
-            queue,
+            ways,
             cgroups: Vec::new(),
+            sockets: Vec::new(),
             calls: Vec::new(),
             namespaces: BTreeMap::new(),
             devices: Vec::new(),
@@ -117,8 +124,21 @@ impl Attachments {
         directory: &std::fs::File,
         path: &str,
     ) -> Result<(), EngineError> {
-        self.cgroups.push(attach::cgroup_ingress(kernel, directory, path)?);
+        self.cgroups.push(attach::cgroup_ingress(kernel, programs::INGRESS, directory, path)?);
         kill_point("cgroup attached");
+        Ok(())
+    }
+
+    /// Attaches what notes the sockets of a cgroup, so that what arrives at them is known where it arrives.
+    pub(super) fn attach_sockets(
+        &mut self,
+        kernel: &mut Kernel,
+        directory: &std::fs::File,
+        path: &str,
+    ) -> Result<(), EngineError> {
+        self.sockets.push(attach::cgroup_sockets(kernel, directory, path)?);
+        self.cgroups.push(attach::cgroup_ingress(kernel, programs::SOCKET_SEEN, directory, path)?);
+        kill_point("sockets attached");
         Ok(())
     }
 
@@ -230,7 +250,7 @@ impl Attachments {
     fn attach_new(&mut self, hands: &mut Hands<'_>, id: NetnsId, all: &[Device]) -> Result<(), EngineError> {
         let Some(namespace) = self.namespaces.get_mut(&id) else { return Ok(()) };
         namespace.names = all.iter().map(|device| (device.index, device.name.clone())).collect();
-        if !self.egress {
+        if !self.ways.egress && !self.ways.arrival {
             // What arrives is struck at the cgroup, but its rules may name devices too.
             return Ok(());
         }
@@ -240,30 +260,14 @@ impl Attachments {
             if namespace.devices.contains_key(&device.index) {
                 continue;
             }
-            let site = Site {
-                rung: self.rung,
-                namespace: id,
-                name: &device.name,
-                index: device.index,
-                way: Direction::Egress,
-                program: programs::EGRESS.for_device(device.is_ethernet()),
-            };
-            let (per_segment, queue, takeover) = (self.per_segment, self.queue, namespace.takeover);
+            let (rung, ways, takeover) = (self.rung, &self.ways, namespace.takeover);
             let mut lost = None;
             let attached = enter(namespace.fd.as_fd(), || {
-                // Before the program: what it sends to a device without the queue would not wait.
-                if let Some(queue) = queue {
-                    lost = queue.put(hands.journal, id, (device.index, &device.name), takeover)?;
-                }
-                let link = site.attach(hands)?;
-                if per_segment {
-                    split(hands.journal, id, device.index, &device.name)?;
-                }
-                Ok(link)
+                attach_ways(hands, (rung, id), ways, &device, (takeover, &mut lost))
             })?;
             self.losses.extend(lost);
             match attached {
-                Ok(link) => drop(namespace.devices.insert(device.index, (device.name.clone(), link))),
+                Ok(links) => drop(namespace.devices.insert(device.index, (device.name.clone(), links))),
                 // It may have gone away between the list and the attachment, whatever the error was then.
                 Err(_) if is_gone(namespace, device.index)? => {}
                 Err(error) => return Err(error),
@@ -297,132 +301,40 @@ impl Attachments {
     }
 }
 
+/// Attaches what cgroup targets need to one device, in its namespace.
+fn attach_ways(
+    hands: &mut Hands<'_>,
+    (rung, namespace): (Rung, NetnsId),
+    ways: &CgroupWays,
+    device: &Device,
+    (takeover, lost): (bool, &mut Option<String>),
+) -> Result<Vec<SchedClassifierLink>, EngineError> {
+    let (name, index) = (&*device.name, device.index);
+    let site = |way, program: programs::Classifier| {
+        let program = program.for_device(device.is_ethernet());
+        Site { rung, namespace, name, index, way, program }
+    };
+    let mut links = Vec::new();
+    if ways.egress {
+        // Before the program: what it sends to a device without the queue would not wait.
+        if let Some(queue) = ways.queue {
+            *lost = queue.put(hands.journal, namespace, (index, name), takeover)?;
+        }
+        links.extend(site(Direction::Egress, programs::EGRESS).attach(hands)?);
+        if ways.per_segment {
+            split(hands.journal, namespace, index, name)?;
+        }
+    }
+    if ways.arrival {
+        // Likewise.
+        if let Some(detour) = &ways.detour {
+            links.extend(detour.make(hands, (rung, namespace), (index, name))?);
+        }
+        links.extend(site(Direction::Ingress, programs::ARRIVE).attach(hands)?);
+    }
+    Ok(links)
+}
+
 fn is_gone(namespace: &Namespace, index: u32) -> Result<bool, EngineError> {
     Ok(crate::host::link::get(&mut Netlink::open_in(namespace.fd.as_fd())?, index)?.is_none())
-}
-
-/// One attachment to come.
-pub(super) struct Site<'a> {
-    pub(super) rung: Rung,
-    pub(super) namespace: NetnsId,
-    pub(super) name: &'a str,
-    pub(super) index: u32,
-    pub(super) way: Direction,
-    pub(super) program: &'static str,
-}
-
-impl Site<'_> {
-    /// Attaches; must be called in the device's namespace.
-    pub(super) fn attach(&self, hands: &mut Hands<'_>) -> Result<Option<SchedClassifierLink>, EngineError> {
-        let link = match self.rung {
-            Rung::Tcx => Some(attach::tcx(hands.kernel, self.program, self.name, self.way)?),
-            Rung::Clsact => {
-                self.attach_filter(hands)?;
-                None
-            }
-        };
-        kill_point("device attached");
-        Ok(link)
-    }
-
-    fn attach_filter(&self, hands: &mut Hands<'_>) -> Result<(), EngineError> {
-        let _neighbours = need_clsact(hands, self.namespace, (self.index, self.name))?;
-        let mut netlink = Netlink::open()?;
-        let taken: BTreeSet<u16> =
-            tc::filters(&mut netlink, self.index, self.way)?.iter().map(|f| f.pref).collect();
-        let pref = free_preference(&taken);
-        let program_id = attach::classifier_id(hands.kernel, self.program)?;
-        hands.journal.append(Entry::Filter {
-            netns: self.namespace,
-            ifindex: self.index,
-            ifname: self.name.to_owned(),
-            direction: self.way,
-            pref,
-            handle: FILTER_HANDLE,
-            program_id,
-        })?;
-        attach::filter(
-            hands.kernel,
-            self.program,
-            self.name,
-            self.way,
-            FilterId { pref, handle: FILTER_HANDLE },
-        )?;
-        Ok(())
-    }
-}
-
-/// Makes a clsact qdisc on a device of the current namespace unless there is one. Until the filter is there too, no other
-/// experiment may find the qdisc empty and delete it, so the caller keeps what is returned until then.
-pub(super) fn need_clsact(
-    hands: &mut Hands<'_>,
-    netns: NetnsId,
-    (ifindex, name): (u32, &str),
-) -> Result<Neighbours, EngineError> {
-    let made = Entry::ClsactMade { netns, ifindex, ifname: name.to_owned() };
-    let neighbours = hands.journal.neighbours()?;
-    match tc::hook_qdisc(&mut Netlink::open()?, ifindex)? {
-        Some(HookQdisc::Clsact) => {
-            if neighbours.same(&made).is_some() {
-                hands.journal.append(made)?;
-            }
-        }
-        Some(HookQdisc::Ingress) => return Err(EngineError::ForeignIngress { device: name.to_owned() }),
-        None => {
-            hands.journal.append(made)?;
-            qdisc_add_clsact(name).map_err(|source| EngineError::Clsact {
-                device: name.to_owned(),
-                source: Box::new(source),
-            })?;
-            kill_point("clsact made");
-        }
-    }
-    Ok(neighbours)
-}
-
-/// The preference before all that are taken, or the first free one when 1 is taken.
-fn free_preference(taken: &BTreeSet<u16>) -> u16 {
-    match taken.first() {
-        Some(&lowest) if lowest > 1 => lowest - 1,
-        None => 1,
-        Some(_) => (1..=u16::MAX).find(|pref| !taken.contains(pref)).unwrap_or(u16::MAX),
-    }
-}
-
-/// Makes a device of the current namespace send single segments.
-fn split(journal: &mut Journal, netns: NetnsId, index: u32, name: &str) -> Result<(), EngineError> {
-    let mut netlink = Netlink::open()?;
-    let neighbours = journal.neighbours()?;
-    let Some(device) = crate::host::link::get(&mut netlink, index)? else { return Ok(()) };
-    let entry = Entry::GsoMaxSegs {
-        netns,
-        ifindex: index,
-        ifname: name.to_owned(),
-        previous: device.gso_max_segs,
-        set: SINGLE_SEGMENT,
-    };
-    if device.gso_max_segs == SINGLE_SEGMENT {
-        // Another experiment's doing is shared, with the value that it found; otherwise it was so.
-        if let Some(shared) = neighbours.same(&entry) {
-            journal.append(shared.clone())?;
-        }
-        return Ok(());
-    }
-    journal.append(entry)?;
-    set_gso_max_segs(&mut netlink, index, SINGLE_SEGMENT)?;
-    kill_point("gso set");
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn our_filter_goes_first_if_there_is_room() {
-        let pref = |taken: &[u16]| free_preference(&taken.iter().copied().collect());
-        assert_eq!(pref(&[]), 1);
-        assert_eq!(pref(&[49152, 49151]), 49150);
-        assert_eq!(pref(&[1, 2, 4]), 3);
-    }
 }

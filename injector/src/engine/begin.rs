@@ -7,7 +7,7 @@ use std::fs::File;
 
 use jiff::Timestamp;
 
-use super::attachments::{Attachments, Hands, StruckDevice};
+use super::attachments::{Attachments, CgroupWays, Hands, StruckDevice};
 use super::detour::Detour;
 use super::error::EngineError;
 use super::prepare::{Prepared, TargetPlan};
@@ -48,6 +48,23 @@ pub(super) fn mark_of(id: &str) -> u16 {
 pub(super) fn queue_of(prepared: &Prepared) -> Option<Queue> {
     let longest_ns = prepared.faults.iter().fold(0_u64, |sum, fault| sum.saturating_add(fault.longest_ns));
     (longest_ns > 0).then(|| Queue::new(mark_of(&prepared.id), longest_ns))
+}
+
+/// How the cgroup targets are struck at devices.
+pub(super) fn cgroup_ways(prepared: &Prepared) -> CgroupWays {
+    let has = |hook| prepared.faults.iter().any(|fault| fault.hooks.contains(&hook));
+    let waits = |hook| {
+        let mut faults = prepared.faults.iter();
+        let waits = faults.any(|fault| fault.longest_ns > 0 && fault.hooks.contains(&hook));
+        queue_of(prepared).filter(|_| waits)
+    };
+    CgroupWays {
+        egress: has(Hook::CgroupEgress),
+        arrival: has(Hook::CgroupArrival),
+        per_segment: prepared.faults.iter().any(|fault| fault.per_segment),
+        queue: waits(Hook::CgroupEgress),
+        detour: waits(Hook::CgroupArrival).map(|queue| Detour::of_cgroups(&prepared.id, queue)),
+    }
 }
 
 /// Makes every target ready, and the cgroup of the command of `run`.
@@ -96,6 +113,9 @@ pub(super) fn attach_cgroups(
     let open = |path| File::open(hierarchy.directory(path)).map_err(EngineError::Runtime);
     for path in outermost(prepared, places, Hook::CgroupIngress) {
         attachments.attach_cgroup(hands.kernel, &open(path)?, path)?;
+    }
+    for path in outermost(prepared, places, Hook::CgroupArrival) {
+        attachments.attach_sockets(hands.kernel, &open(path)?, path)?;
     }
     for (hook, pair) in Hook::CALLS.into_iter().zip([programs::CONNECT, programs::BIND, programs::SENDMSG]) {
         for path in outermost(prepared, places, hook) {

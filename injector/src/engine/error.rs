@@ -187,7 +187,7 @@ impl EngineError {
             }
             Self::NoFq => "load the module (`modprobe sch_fq`), or use a kernel with CONFIG_NET_SCH_FQ",
             Self::NoIfb { .. } => {
-                "load the modules (`modprobe -a ifb act_mirred act_gact cls_matchall sch_ingress`), or keep packets back on the side that sends them"
+                "load the modules (`modprobe -a ifb act_mirred act_gact cls_matchall cls_bpf sch_ingress`), or keep packets back on the side that sends them"
             }
             Self::NoClsact { .. } => {
                 "load the modules (`modprobe -a sch_ingress cls_bpf`); Linux 6.6 and later have tcx, which does without them"

@@ -6,7 +6,7 @@ use std::net::{IpAddr, ToSocketAddrs as _};
 use ipnet::IpNet;
 
 use super::error::EngineError;
-use super::probe::{departure_queue, filters, tc_rung, way_round};
+use super::probe::{departure_queue, filters, tc_rung, way_round, way_round_of_cgroups};
 use super::{links, nodes, survey, takeover};
 use crate::host::facts::Facts;
 use crate::host::{netlink::Netlink, route, ssh};
@@ -129,8 +129,12 @@ pub fn prepare(scenario: Scenario, options: Options) -> Result<Prepared, EngineE
     if faults.iter().any(|fault| fault.longest_ns > 0) {
         departure_queue()?;
     }
-    if faults.iter().any(|fault| fault.longest_ns > 0 && fault.hooks.contains(&Hook::DeviceIngress)) {
+    let waits = |hook| faults.iter().any(|fault| fault.longest_ns > 0 && fault.hooks.contains(&hook));
+    if waits(Hook::DeviceIngress) {
         way_round()?;
+    }
+    if waits(Hook::CgroupArrival) {
+        way_round_of_cgroups()?;
     }
     let rung = match options.rung {
         Some(rung) => rung,

@@ -1,5 +1,6 @@
 //! Trials of what this kernel can do, in a network namespace of their own that dies with the trial.
 
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use nix::errno::Errno;
@@ -13,6 +14,9 @@ use crate::host::netlink::Netlink;
 use crate::host::tc::{self, Direction};
 use crate::kernel::attach::{self, Rung};
 use crate::kernel::{Image, Kernel, KernelError, programs};
+
+/// The module, without the devices that it would make by itself.
+const IFB: &[&str] = &["ifb", "numifbs=0"];
 
 /// Index of `lo` in every network namespace.
 const LOOPBACK_INDEX: u32 = 1;
@@ -38,9 +42,18 @@ pub fn departure_queue() -> Result<(), EngineError> {
 
 /// Tries the way round that what arrives takes to wait, on `lo` of a new network namespace.
 pub fn way_round() -> Result<(), EngineError> {
-    let modules: &[&[&str]] =
-        &[&["ifb", "numifbs=0"], &["act_mirred"], &["act_gact"], &["cls_matchall"], &["sch_ingress"]];
-    with_modules(modules, || try_detour(LOOPBACK_INDEX))
+    with_modules(&[IFB, &["act_mirred"], &["act_gact"], &["cls_matchall"], &["sch_ingress"]], || {
+        try_detour(LOOPBACK_INDEX, None)
+    })
+}
+
+/// Tries that of what arrives at cgroups, likewise.
+pub fn way_round_of_cgroups() -> Result<(), EngineError> {
+    let kernel = Mutex::new(Kernel::load(&Image::default(), 1)?);
+    with_modules(&[IFB, &["act_mirred"], &["act_gact"], &["cls_bpf"], &["sch_ingress"]], || {
+        let mut kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
+        try_detour(LOOPBACK_INDEX, Some(&mut kernel))
+    })
 }
 
 /// Tries what filters take instead of tcx, on `lo` of a new network namespace.

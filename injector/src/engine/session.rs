@@ -9,13 +9,13 @@ use jiff::Timestamp;
 use nix::time::{ClockId, clock_gettime};
 
 use super::attachments::{Attachments, Hands};
-use super::begin::{acquire_targets, attach_cgroups, attach_devices, header, mark_of, queue_of};
+use super::begin::{acquire_targets, attach_cgroups, attach_devices, cgroup_ways, header, mark_of, queue_of};
 use super::error::EngineError;
 use super::links::Links;
 use super::prepare::Prepared;
 use super::record::Recorder;
 use super::takeover::Users;
-use super::xdp;
+use super::{sockets, xdp};
 use crate::host::cgroup::{Cgroup, CgroupError, Hierarchy};
 use crate::host::link;
 use crate::host::netlink::Netlink;
@@ -23,7 +23,7 @@ use crate::journal::{Entry, Journal, Store};
 use crate::kernel::xdp::Mode;
 use crate::kernel::{Image, Kernel};
 use crate::kill_point::kill_point;
-use crate::plan::{self, Hook, Lowered, Place, PlannedFault, World};
+use crate::plan::{self, Lowered, Place, PlannedFault, World};
 use crate::report::{self, FaultReport, Outcome, Report};
 
 /// How the warning begins that names of devices mean too much by now; it is given once.
@@ -86,19 +86,15 @@ impl Session {
         let lowered = plan::lower(&prepared.scenario, prepared.seed, &world)?;
         let mut kernel = Kernel::load(&lowered.image, mark_of(&prepared.id))?;
         kill_point("maps filled");
-        let uses = |hook| prepared.faults.iter().any(|fault| fault.hooks.contains(&hook));
-        let per_segment = prepared.faults.iter().any(|fault| fault.per_segment);
-        let on_cgroup =
-            |fault: &&PlannedFault| fault.longest_ns > 0 && fault.hooks.contains(&Hook::CgroupEgress);
-        let queue = prepared.faults.iter().find(on_cgroup).and_then(|_| queue_of(&prepared));
-        let mut attachments = Attachments::new(prepared.rung, uses(Hook::CgroupEgress), per_segment, queue);
+        let mut attachments = Attachments::new(prepared.rung, cgroup_ways(&prepared));
         let mut hands = Hands { kernel: &mut kernel, journal };
         attach_cgroups(&prepared, &places, &mut hands, &mut attachments)?;
         attach_devices(&prepared, &places, &mut hands, &mut attachments)?;
+        let unknown = sockets::note_old(&prepared, &places, hands.kernel)?;
         let (xdp_modes, refusals) = xdp::modes(&attachments);
         let mut session = Self {
             xdp_modes,
-            warnings: prepared.warnings.iter().cloned().chain(refusals).collect(),
+            warnings: prepared.warnings.iter().cloned().chain(refusals).chain(unknown).collect(),
             links: Links::new(&prepared),
             prepared,
             places,

@@ -3,6 +3,7 @@
 //! ifb (`drivers/net/ifb.c`) takes what a `mirred` action redirects to it through its own queue, and hands it back to the device
 //! it came from. The filter takes every packet, so it is the last one of its device.
 
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -20,6 +21,9 @@ const NLA_F_NESTED: u16 = 1 << 15;
 
 const ETH_P_ALL: u16 = 3;
 const TCA_MATCHALL_ACT: u16 = 2;
+const TCA_BPF_ACT: u16 = 1;
+const TCA_BPF_FD: u16 = 6;
+const TCA_BPF_NAME: u16 = 7;
 const TCA_ACT_KIND: u16 = 1;
 const TCA_ACT_OPTIONS: u16 = 2;
 const TCA_MIRRED_PARMS: u16 = 2;
@@ -62,18 +66,41 @@ pub fn delete(netlink: &mut Netlink, name: &str) -> Result<Undone, NetlinkError>
     }
 }
 
-/// Redirects all that arrives at a device, and that no filter before `pref` has taken, to the ifb.
+/// Which packets a filter sends the way round.
+#[derive(Clone, Copy, Debug)]
+pub enum Which<'a> {
+    /// All that arrive, and that no filter before it has taken.
+    All,
+    /// Those of them for which a loaded program of that name returns a class.
+    Chosen(BorrowedFd<'a>, &'static str),
+}
+
+/// Redirects what arrives at a device, and what no filter before `pref` has taken, to the ifb.
 pub fn redirect(
     netlink: &mut Netlink,
     ifindex: u32,
     (pref, handle): (u16, u32),
     ifb: u32,
+    which: Which<'_>,
 ) -> Result<(), NetlinkError> {
-    let options = Request::nested(&[(TCA_MATCHALL_ACT | NLA_F_NESTED, &redirection(ifb))]);
+    let (kind, options) = match which {
+        Which::All => {
+            ("matchall\0", Request::nested(&[(TCA_MATCHALL_ACT | NLA_F_NESTED, &redirection(ifb))]))
+        }
+        // Without `TCA_BPF_FLAG_ACT_DIRECT` what the program returns is a class, and not what to do.
+        Which::Chosen(program, name) => {
+            let fd = program.as_raw_fd().to_ne_bytes();
+            let name = [name.as_bytes(), b"\0"].concat();
+            let actions = redirection(ifb);
+            let attributes: [(u16, &[u8]); 3] =
+                [(TCA_BPF_ACT | NLA_F_NESTED, &actions), (TCA_BPF_FD, &fd), (TCA_BPF_NAME, &name)];
+            ("bpf\0", Request::nested(&attributes))
+        }
+    };
     let info = u32::from(pref) << 16 | u32::from(ETH_P_ALL.to_be());
     let fixed = tcmsg(ifindex, handle, tc::parent(Direction::Ingress), info);
     let request = Request::new("redirect what arrives", libc::RTM_NEWTFILTER, &fixed)
-        .attribute(TCA_KIND, b"matchall\0")
+        .attribute(TCA_KIND, kind.as_bytes())
         .attribute(TCA_OPTIONS, &options);
     netlink.execute(&request.flags(libc::NLM_F_CREATE | libc::NLM_F_EXCL))
 }
@@ -107,7 +134,7 @@ pub fn delete_redirect(
         .find(|filter| (filter.chain, filter.pref, filter.handle) == (0, pref, handle));
     match found {
         None => Ok(Undone::AlreadyGone),
-        Some(filter) if filter.kind != "matchall" => {
+        Some(filter) if !["matchall", "bpf"].contains(&filter.kind.as_str()) => {
             let why = format!("the filter at pref {pref} handle {handle:#x} is of the kind {}", filter.kind);
             Ok(Undone::NotOurs { why })
         }

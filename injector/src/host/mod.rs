@@ -17,6 +17,7 @@ pub mod process;
 pub mod qdisc;
 pub mod qdisc_tree;
 pub mod route;
+pub mod socket;
 pub mod ssh;
 pub mod tc;
 pub mod xdp;

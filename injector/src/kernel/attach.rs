@@ -4,10 +4,12 @@
 //! `cls_bpf` filter hangs on a `clsact` qdisc, and nothing but the journal remembers it. Functions that name a
 //! device must be called in its network namespace.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::programs::cgroup_skb::CgroupSkbLink;
+use aya::programs::cgroup_sock::CgroupSockLink;
 use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
+use aya::programs::cgroup_sockopt::CgroupSockoptLink;
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, LinkOrder, TcAttachType};
 
@@ -57,6 +59,15 @@ pub fn classifier_id(kernel: &mut Kernel, program: &'static str) -> Result<u32, 
     Ok(classifier.info().map_err(|e| KernelError::program(program, e))?.id())
 }
 
+/// The descriptor of a loaded traffic-control program, for a filter that is not aya's to make.
+pub fn classifier_fd<'a>(
+    kernel: &'a mut Kernel,
+    program: &'static str,
+) -> Result<BorrowedFd<'a>, KernelError> {
+    let classifier = kernel.classifier(program)?;
+    Ok(classifier.fd().map_err(|e| KernelError::program(program, e))?.as_fd())
+}
+
 /// Attaches a program first in the tcx chain of a device of the current network namespace.
 pub fn tcx(
     kernel: &mut Kernel,
@@ -95,13 +106,13 @@ pub fn filter(
     Ok(())
 }
 
-/// Attaches the ingress program to a cgroup.
+/// Attaches a program to what arrives at a cgroup's sockets.
 pub fn cgroup_ingress(
     kernel: &mut Kernel,
+    program: &'static str,
     cgroup: impl AsFd,
     path: &str,
 ) -> Result<CgroupSkbLink, KernelError> {
-    let program = programs::INGRESS;
     let place = || format!("the cgroup {path} (ingress)");
     let cgroup_skb = kernel.cgroup_skb(program)?;
     let link = cgroup_skb
@@ -109,6 +120,38 @@ pub fn cgroup_ingress(
         .attach(cgroup, CgroupSkbAttachType::Ingress, CgroupAttachMode::Single)
         .map_err(|e| KernelError::attach(program, place(), &e))?;
     cgroup_skb.take_link(link).map_err(|e| KernelError::attach(program, place(), &e))
+}
+
+/// Attaches the program that notes the sockets which a cgroup's processes make.
+pub fn cgroup_sockets(
+    kernel: &mut Kernel,
+    cgroup: impl AsFd,
+    path: &str,
+) -> Result<CgroupSockLink, KernelError> {
+    let program = programs::SOCKET_NEW;
+    let place = || format!("the cgroup {path} (sockets)");
+    let cgroup_sock = kernel.cgroup_sock(program)?;
+    let link = cgroup_sock
+        // As above.
+        .attach(cgroup, CgroupAttachMode::Single)
+        .map_err(|e| KernelError::attach(program, place(), &e))?;
+    cgroup_sock.take_link(link).map_err(|e| KernelError::attach(program, place(), &e))
+}
+
+/// Attaches the program that notes the sockets of a cgroup which are asked about.
+pub fn cgroup_options(
+    kernel: &mut Kernel,
+    cgroup: impl AsFd,
+    path: &str,
+) -> Result<CgroupSockoptLink, KernelError> {
+    let program = programs::SOCKET_OLD;
+    let place = || format!("the cgroup {path} (socket options)");
+    let sockopt = kernel.cgroup_sockopt(program)?;
+    let link = sockopt
+        // As above.
+        .attach(cgroup, CgroupAttachMode::Single)
+        .map_err(|e| KernelError::attach(program, place(), &e))?;
+    sockopt.take_link(link).map_err(|e| KernelError::attach(program, place(), &e))
 }
 
 /// Attaches a program to the calls of a cgroup's processes.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
-use aya::programs::{CgroupSkb, CgroupSockAddr, SchedClassifier, Xdp};
+use aya::programs::{CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, SchedClassifier, Xdp};
 use aya::{Ebpf, VerifierLogLevel, include_bytes_aligned};
 use injector_common::dns::Questions;
 use injector_common::layout::{
@@ -91,6 +91,8 @@ impl Kernel {
         let ebpf = loader.load(OBJECT).map_err(KernelError::object)?;
         let mut kernel = Self { ebpf, control: control_of(image, mark) };
         kernel.fill(image)?;
+        // Not armed yet, but sockets are told apart from now on.
+        kernel.write_control()?;
         Ok(kernel)
     }
 
@@ -213,6 +215,32 @@ impl Kernel {
             program.load().map_err(|e| KernelError::program(name, e))?;
         }
         Ok(program)
+    }
+
+    /// A program of a cgroup's new sockets, loaded.
+    pub fn cgroup_sock(&mut self, name: &'static str) -> Result<&mut CgroupSock, KernelError> {
+        let program = self.ebpf.program_mut(name).ok_or(KernelError::Missing { name })?;
+        let program: &mut CgroupSock = program.try_into().map_err(|e| KernelError::program(name, e))?;
+        if program.fd().is_err() {
+            program.load().map_err(|e| KernelError::program(name, e))?;
+        }
+        Ok(program)
+    }
+
+    /// A program of a cgroup's socket options, loaded.
+    pub fn cgroup_sockopt(&mut self, name: &'static str) -> Result<&mut CgroupSockopt, KernelError> {
+        let program = self.ebpf.program_mut(name).ok_or(KernelError::Missing { name })?;
+        let program: &mut CgroupSockopt = program.try_into().map_err(|e| KernelError::program(name, e))?;
+        if program.fd().is_err() {
+            program.load().map_err(|e| KernelError::program(name, e))?;
+        }
+        Ok(program)
+    }
+
+    /// Says whose the sockets are that are asked about next: those of the target with this cgroup id.
+    pub fn set_owner(&mut self, target: u64) -> Result<(), KernelError> {
+        let mut owner: Array<_, u64> = self.typed("OWNER")?;
+        owner.set(0, target, 0).map_err(|e| KernelError::map("OWNER", e))
     }
 
     /// An XDP program, loaded.

@@ -35,6 +35,17 @@ pub const DEVICE_IN: Classifier = Classifier { ethernet: "injector_dev_in", any:
 /// What has arrived at a device, on its way round by an ifb.
 pub const DEVICE_IN_ROUND: Classifier = Classifier { ethernet: "injector_ifb", any: "injector_ifb_any" };
 
+/// Packets that arrive at a cgroup, where they arrive.
+pub const ARRIVE: Classifier = Classifier { ethernet: "injector_arrive", any: "injector_arrive_any" };
+/// Those of them that take the way round by an ifb: no program that acts, but a filter that matches.
+pub const ROUND: &str = "injector_round";
+/// Sockets that a cgroup's processes make.
+pub const SOCKET_NEW: &str = "injector_sock_new";
+/// Sockets of a cgroup at which a packet arrives.
+pub const SOCKET_SEEN: &str = "injector_sock_seen";
+/// Sockets of a cgroup that the controller asks about.
+pub const SOCKET_OLD: &str = "injector_sock_old";
+
 /// connect(2) to IPv4 and to IPv6 addresses.
 pub const CONNECT: [&str; 2] = ["injector_connect4", "injector_connect6"];
 /// bind(2), likewise.
@@ -82,6 +93,8 @@ fn report(kernel: &mut Kernel, name: String) -> ProgramReport {
         Program::SchedClassifier(p) => ("sched_cls", p.load()),
         Program::CgroupSkb(p) => ("cgroup_skb", p.load()),
         Program::CgroupSockAddr(p) => ("cgroup_sock_addr", p.load()),
+        Program::CgroupSock(p) => ("cgroup_sock", p.load()),
+        Program::CgroupSockopt(p) => ("cgroup_sockopt", p.load()),
         Program::Xdp(p) => ("xdp", p.load()),
         _ => return refused(name, "unknown", "injector has no use for this type".to_owned()),
     };

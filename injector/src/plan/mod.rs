@@ -10,6 +10,7 @@ mod error;
 mod link;
 mod lower;
 mod matching;
+mod notes;
 mod partition;
 mod rate;
 mod spare;
@@ -33,8 +34,7 @@ pub use xdp::{StruckInterface, XdpError, check_hooks};
 
 use crate::kernel::attach::Rung;
 use crate::kernel::xdp::Mode;
-use crate::scenario::errno;
-use crate::scenario::{Capacity, CorruptMode, Direction, Effect, Fault, InterfaceHook, Per, Rate, Scenario};
+use crate::scenario::{Direction, Effect, Fault, InterfaceHook, Per, Scenario};
 
 /// Where a target is, once it is found (or made).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +94,8 @@ pub enum Hook {
     CgroupEgress,
     /// The socket filters of a cgroup.
     CgroupIngress,
+    /// Traffic control, ingress, on every device of the target's network namespaces, by the socket that a packet will reach.
+    CgroupArrival,
     /// Traffic control, egress, of one device.
     DeviceEgress,
     /// Traffic control, ingress, of one device.
@@ -148,6 +150,10 @@ impl PlannedFault {
             Hook::DeviceIngress if self.longest_ns > 0 => "ifb".to_owned(),
             Hook::DeviceIngress => format!("tc ingress ({})", rung.name()),
             Hook::CgroupIngress => "cgroup_skb ingress".to_owned(),
+            Hook::CgroupArrival if self.longest_ns > 0 => {
+                format!("tc ingress ({}) by socket + ifb", rung.name())
+            }
+            Hook::CgroupArrival => format!("tc ingress ({}) by socket", rung.name()),
             Hook::CgroupConnect => "cgroup connect".to_owned(),
             Hook::CgroupBind => "cgroup bind".to_owned(),
             Hook::CgroupSendmsg => "cgroup sendmsg".to_owned(),
@@ -175,6 +181,17 @@ pub enum TargetKind {
     Loopback,
 }
 
+/// Whether what arrives at cgroups is struck where it arrives: some fault asks for more than to let it pass or drop it, which is all
+/// that the socket's filter can do. Then all rules of what arrives at cgroups are applied there, in the order of the file.
+fn strikes_on_arrival(scenario: &Scenario, kind_of: &dyn Fn(&str) -> TargetKind) -> bool {
+    let changes = |effect: &Effect| effect.changes() && *effect != Effect::MarkEcn;
+    scenario.faults.iter().any(|fault| {
+        fault.direction != Direction::Egress
+            && (fault.effect.keeps_back() || changes(&fault.effect))
+            && fault.targets.iter().any(|target| kind_of(target) == TargetKind::Cgroup)
+    })
+}
+
 /// The faults of a scenario as they will be, in the order of the file.
 ///
 /// `kind_of` says of a target what it is.
@@ -182,12 +199,25 @@ pub enum TargetKind {
 pub fn faults(scenario: &Scenario, seed: u64, kind_of: &dyn Fn(&str) -> TargetKind) -> Vec<PlannedFault> {
     let kinds = |fault: &Fault| fault.targets.iter().map(|target| kind_of(target)).collect::<Vec<_>>();
     let at_xdp = |target: &String| scenario.targets.get(target).is_some_and(|t| t.hook == InterfaceHook::Xdp);
-    let planned = |fault: &Fault| planned(fault, seed, &kinds(fault), fault.targets.iter().any(at_xdp));
+    let cgroup =
+        if strikes_on_arrival(scenario, kind_of) { Hook::CgroupArrival } else { Hook::CgroupIngress };
+    let ingress = |fault: &Fault| Ingress {
+        cgroup,
+        device: if fault.targets.iter().any(at_xdp) { Hook::DeviceXdp } else { Hook::DeviceIngress },
+    };
+    let planned = |fault: &Fault| planned(fault, seed, &kinds(fault), ingress(fault));
     scenario.faults.iter().map(planned).collect()
 }
 
+/// The hooks for what arrives.
+#[derive(Clone, Copy)]
+struct Ingress {
+    cgroup: Hook,
+    device: Hook,
+}
+
 /// The hooks that a fault needs, on all its targets together.
-fn hooks_of(fault: &Fault, kinds: &[TargetKind], at_xdp: bool) -> Vec<Hook> {
+fn hooks_of(fault: &Fault, kinds: &[TargetKind], ingress: Ingress) -> Vec<Hook> {
     if let Some(refusal) = fault.effect.calls() {
         let given = [refusal.connect, refusal.bind, refusal.sendmsg];
         return Hook::CALLS
@@ -204,19 +234,15 @@ fn hooks_of(fault: &Fault, kinds: &[TargetKind], at_xdp: bool) -> Vec<Hook> {
             hooks.insert(if interface { Hook::DeviceEgress } else { Hook::CgroupEgress });
         }
         if fault.direction != Direction::Egress {
-            hooks.insert(match interface {
-                true if at_xdp => Hook::DeviceXdp,
-                true => Hook::DeviceIngress,
-                false => Hook::CgroupIngress,
-            });
+            hooks.insert(if interface { ingress.device } else { ingress.cgroup });
         }
     }
     Vec::from_iter(hooks)
 }
 
-fn planned(fault: &Fault, seed: u64, kinds: &[TargetKind], at_xdp: bool) -> PlannedFault {
-    let hooks = hooks_of(fault, kinds, at_xdp);
-    let mut notes = notes(&hooks, &fault.effect);
+fn planned(fault: &Fault, seed: u64, kinds: &[TargetKind], ingress: Ingress) -> PlannedFault {
+    let hooks = hooks_of(fault, kinds, ingress);
+    let mut notes = notes::notes(&hooks, &fault.effect);
     notes.extend(xdp::notes(&hooks, kinds));
     if kinds.contains(&TargetKind::Loopback) && fault.direction == Direction::Both {
         notes.push("loopback: each packet leaves and arrives here, so in both directions it is decided twice, and what is asked for as 10% is 19%; take one direction to decide it once".to_owned());
@@ -239,63 +265,6 @@ fn per_segment(effect: &Effect) -> bool {
     matches!(effect, Effect::Loss(loss) if loss.per == Per::Segment)
 }
 
-/// What each hook can't see, so that nobody takes a silence for a proof.
-fn notes(hooks: &[Hook], effect: &Effect) -> Vec<String> {
-    let mut notes = Vec::new();
-    if hooks.contains(&Hook::CgroupEgress) {
-        notes.push("egress: resets of closed ports, ICMP errors and the last ACKs of TIME-WAIT have no socket of the target and are not hit".to_owned());
-    }
-    if hooks.contains(&Hook::CgroupIngress) && *effect != Effect::MarkEcn {
-        notes.push("ingress: dropped at the socket, so the receiver's UDP counts it in InErrors; segments for TIME-WAIT and closed ports are not hit".to_owned());
-    }
-    if effect.keeps_back() && hooks.iter().any(|hook| matches!(hook, Hook::CgroupEgress | Hook::DeviceEgress))
-    {
-        notes.push("fq takes the place of the root qdisc on each device by which packets leave, for all who send there; it is taken away again".to_owned());
-    }
-    if effect.keeps_back() && hooks.contains(&Hook::DeviceIngress) {
-        notes.push("ingress: all that arrives at the device, and that no other filter takes, goes through an ifb of ours and waits there in an fq; captures see it before it waits".to_owned());
-    }
-    if let Some(refusal) = effect.calls() {
-        notes.push(format!("calls fail with {}, before anything else is done; sockets that were made in another cgroup are not hit", errno::name(refusal.errno)));
-    }
-    for (hook, note) in [
-        (
-            Hook::CgroupConnect,
-            "connect: TCP and UDP, blocking or not, by whatever call it is made; no packet leaves, and connections that are there go on",
-        ),
-        (
-            Hook::CgroupBind,
-            "bind: TCP and UDP sockets; the port that a socket gets by itself when it connects or sends is no bind",
-        ),
-        (
-            Hook::CgroupSendmsg,
-            "sendmsg: UDP sends that name an address; what goes out on a connected UDP socket, by send or write, does not come by",
-        ),
-    ] {
-        if hooks.contains(&hook) {
-            notes.push(note.to_owned());
-        }
-    }
-    match effect {
-        Effect::Rate(Rate { capacity: Capacity::Trace(trace), .. }) => notes.push(link::note(trace)),
-        Effect::Corrupt(corrupt) if corrupt.mode == CorruptMode::Wire => notes.push("wire: the checksum of the IPv4 header is broken, or the version of IPv6; where a super-packet is segmented behind us, in hardware or by the stack, the header is written anew and is right again (`ip link set DEV gso_max_segs 1` avoids it)".to_owned()),
-        Effect::Corrupt(_) => notes.push("silent: TCP, UDP and ICMP that carry at least 2 bytes; other packets are counted as not treated".to_owned()),
-        Effect::Reset(_) => notes.push("the reset that takes the place of a segment is in the receiver's window if all before it has arrived; else the next segment strikes again, as long as `limit` and `when` let it".to_owned()),
-        Effect::Reject(_) => notes.push("ICMP errors, resets, later fragments, and what goes to a group are lost without an answer (RFC 1122, 3.2.2)".to_owned()),
-        Effect::Link => notes.push("set down and up by injector itself, to a tenth of a second; a second process of it sets the device up if the first is killed, or misses the deadline".to_owned()),
-        Effect::MarkEcn => notes.push("only packets of connections with ECN can be marked; others match and are not struck".to_owned()),
-        Effect::Dns(dns) => notes.extend(dns::notes(dns)),
-        _ => {}
-    }
-    if per_segment(effect) {
-        notes.push("per segment: the devices' gso_max_segs is set to 1 while the experiment runs, which costs throughput".to_owned());
-        if hooks.iter().any(|hook| matches!(hook, Hook::CgroupIngress | Hook::DeviceIngress)) {
-            notes.push("per segment, ingress: what another host or namespace sends merged, or what GRO merges, is still decided at once; `unsplit` in the report counts it".to_owned());
-        }
-    }
-    notes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,6 +277,33 @@ mod tests {
         let source = crate::scenario::Source::text("t.toml", text);
         let scenario = crate::scenario::load(&source, &crate::scenario::Overrides::default()).unwrap();
         faults(&scenario, 1, &|_| kind)[0].notes.join("\n")
+    }
+
+    #[test]
+    fn what_arrives_at_a_cgroup_is_struck_at_its_socket_unless_some_fault_asks_for_more() {
+        let hooks = |faults: &str| {
+            let text = format!("duration = \"1s\"\n[target.t]\ncgroup = \"/t\"\n{faults}");
+            let source = crate::scenario::Source::text("t.toml", text);
+            let scenario = crate::scenario::load(&source, &crate::scenario::Overrides::default()).unwrap();
+            let planned = faults_of(&scenario);
+            planned.into_iter().flat_map(|fault| fault.hooks).collect::<Vec<_>>()
+        };
+        let fault = |keys: &str| format!("[[fault]]\ntarget = \"t\"\nkind = \"network.{keys}\n");
+        let loss = fault("loss\"\ndirection = \"ingress\"");
+        let mark = fault("mark-ecn\"\ndirection = \"ingress\"");
+        assert_eq!(hooks(&format!("{loss}{mark}")), [Hook::CgroupIngress; 2]);
+        // Then all of them, or they would not be struck in the order of the file.
+        let delay = fault("delay\"\ndelay = \"1ms\"\ndirection = \"ingress\"");
+        let window = fault("window\"\nsize = 0\nmatch = { protocol = \"tcp\" }\ndirection = \"ingress\"");
+        for asks_for_more in [delay, window] {
+            assert_eq!(hooks(&format!("{loss}{asks_for_more}{mark}")), [Hook::CgroupArrival; 3]);
+        }
+        let sent = fault("delay\"\ndelay = \"1ms\"");
+        assert_eq!(hooks(&format!("{loss}{sent}")), [Hook::CgroupIngress, Hook::CgroupEgress]);
+    }
+
+    fn faults_of(scenario: &Scenario) -> Vec<PlannedFault> {
+        faults(scenario, 1, &|_| TargetKind::Cgroup)
     }
 
     #[test]

@@ -292,7 +292,7 @@ fn a_server_in_a_cgroup_can_be_silent_and_nothing_else() {
     let refused = injector().arg("plan").arg(file.path()).output().unwrap();
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");
     assert!(
-        String::from_utf8_lossy(&refused.stderr).contains("its hook may only pass or drop"),
+        String::from_utf8_lossy(&refused.stderr).contains("can't answer what arrives at a cgroup"),
         "{refused:?}"
     );
 }

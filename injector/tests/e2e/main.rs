@@ -15,6 +15,7 @@ mod support;
 
 mod agent;
 mod arriving;
+mod arriving_by_socket;
 mod both;
 mod changes;
 mod connect;

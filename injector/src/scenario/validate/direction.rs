@@ -34,28 +34,17 @@ fn problem(
 ) -> Option<(&'static str, &'static str)> {
     let is_cgroup = |target: &Target| !matches!(target.selector, Selector::Interface(_));
     let on_cgroup = fault.targets.iter().filter_map(|name| targets.get(name)).any(is_cgroup);
-    if fault.effect.keeps_back() && on_cgroup {
-        return Some((
-            "can't keep back what arrives at a cgroup: its hook may only pass or drop",
-            "use direction = \"egress\", here or on the side that sends, or an `interface` as the target",
-        ));
-    }
     if fault.effect.sends() && keeps_back_what_arrives(targets, faults, fault) {
         return Some((
             "can't send packets of its own where another fault keeps back what arrives: they don't find the way round",
             "take the side that sends as the target of one of the two",
         ));
     }
-    if fault.effect.answers() && on_cgroup {
+    let copies = matches!(fault.effect, Effect::Duplicate { .. });
+    if fault.effect.sends() && !copies && on_cgroup {
         return Some((
-            "can't answer what arrives at a cgroup: its hook may only pass or drop",
+            "can't answer what arrives at a cgroup: only what a cgroup sends and what arrives at a device is answered",
             "use direction = \"egress\", where what the target sends is answered, or an `interface` as the target",
-        ));
-    }
-    if fault.effect.changes() && fault.effect != Effect::MarkEcn && on_cgroup {
-        return Some((
-            "can't change what arrives at a cgroup: its hook may only pass or drop",
-            "use direction = \"egress\", or an `interface` as the target",
         ));
     }
     None
