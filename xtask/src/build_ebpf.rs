@@ -2,6 +2,7 @@
 
 use crate::say::say;
 use crate::setup::toolchain::{self, BPF_TARGET, Toolchain};
+use crate::slim;
 use crate::{process, source_hash, workspace};
 use anyhow::{Context as _, Result};
 use std::path::PathBuf;
@@ -52,6 +53,7 @@ fn build_with(toolchain: &Toolchain, release_log: bool) -> Result<PathBuf> {
 /// Copies only what changed: a new time stamp would rebuild every crate that embeds the object.
 fn install(built: &std::path::Path, object: &std::path::Path, hash: &str) -> Result<()> {
     let bytes = std::fs::read(built).with_context(|| format!("cannot read {}", built.display()))?;
+    let bytes = slim::slim(&bytes).with_context(|| format!("cannot slim {}", built.display()))?;
     if let Some(dir) = object.parent() {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }

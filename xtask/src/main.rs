@@ -13,6 +13,7 @@ mod process;
 mod programs;
 mod say;
 mod setup;
+mod slim;
 mod source_hash;
 mod stage;
 mod tally;
