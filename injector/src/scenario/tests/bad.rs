@@ -51,9 +51,7 @@ bad! {
     hook_alone: with_fault("").replace("cgroup = \"/db\"", "hook = \"xdp\"");
     unknown_hook: with_fault("").replace("cgroup = \"/db\"", "interface = \"eth0\"\nhook = \"xpd\"");
     takeover_alone: with_fault("").replace("cgroup = \"/db\"", "takeover = \"yes\"");
-    kept_back_at_a_cgroup: with_fault("direction = \"ingress\"\ndelay = \"1ms\"").replace("loss", "delay");
     answered_at_a_cgroup: with_fault("direction = \"both\"").replace("loss", "reject");
-    changed_at_a_cgroup: with_fault("direction = \"both\"").replace("loss", "window");
     answered_on_the_way_round: with_fault(
         "direction = \"both\"\ndelay = \"1ms\"\n[[fault]]\ntarget = \"db\"\nkind = \"network.reject\"\ndirection = \"ingress\""
     ).replace("loss", "delay").replace("cgroup = \"/db\"", "interface = \"eth0\"");
