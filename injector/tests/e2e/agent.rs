@@ -80,7 +80,7 @@ def bind(port=5001):
     s = sockets[port] = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     # SO_RCVBUFFORCE: room for a burst, which is looked at when it is over.
-    s.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)
+    s.setsockopt(socket.SOL_SOCKET, 33, 128 << 20)
     s.bind(("::", port))
 
 # How many datagrams have come since it was last asked.

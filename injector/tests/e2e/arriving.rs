@@ -6,8 +6,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::scene::{Scene, scenario};
+use crate::statistics::quantile;
 use crate::support::{DEVICE, Experiment, Located as _, SERVER_V4, root_or_skip};
-use crate::timed::{Arrival, Stream, packets_can_wait, quantile};
+use crate::timed::{Arrival, Stream, packets_can_wait};
 
 fn apply(scene: &Scene, faults: &[&str]) -> Experiment {
     let text = scenario(1, &format!("interface = \"{DEVICE}\""), faults);

@@ -96,22 +96,39 @@ fn what_match_names_is_not_spared() {
 }
 
 #[test]
-fn the_directions_of_a_device_are_told_apart() {
+fn the_directions_and_the_families_of_a_device_are_told_apart() {
     if !root_or_skip() {
         return;
     }
     let mut sides = Sides::new();
-    for (direction, leaves, arrives) in [("egress", 5, 10), ("ingress", 10, 5)] {
-        let fault = format!(
-            "kind = \"network.loss\"\ndirection = \"{direction}\"\nnth = \"1+2\"\n\
-             match = {{ protocol = \"udp\", remote_port = 5001, interface = \"{DEVICE}\" }}"
-        );
-        let back = fault.replace("remote_port", "local_port");
-        let experiment = sides.apply(&[&fault, &back]);
-        sides.client.ask(&format!("[udp('{SERVER_V4}') for _ in range(10)]"));
-        sides.server.ask(&format!("[udp('{CLIENT_V4}') for _ in range(10)]"));
-        assert_eq!(sides.server.ask("received()"), leaves, "{direction}");
-        assert_eq!(sides.client.ask("received()"), arrives, "{direction}");
-        drop(experiment);
+    let ways = [("egress", 5001, 5, 10), ("ingress", 5002, 10, 5)];
+    let mut faults = Vec::new();
+    for (direction, port, ..) in ways {
+        for side in ["remote", "local"] {
+            faults.push(format!(
+                "kind = \"network.loss\"\ndirection = \"{direction}\"\nnth = \"1+2\"\n\
+                 match = {{ protocol = \"udp\", {side}_port = {port}, interface = \"{DEVICE}\" }}"
+            ));
+        }
     }
+    // A family that the device does not have is never met, and the report says so.
+    faults.push(
+        "id = \"six\"\nkind = \"network.loss\"\ndirection = \"both\"\nmatch = { family = 6 }".to_owned(),
+    );
+    for (netns, agent) in [(&sides.pair.client, &mut sides.client), (&sides.pair.server, &mut sides.server)] {
+        let off = format!("net.ipv6.conf.{DEVICE}.disable_ipv6=1");
+        std::process::Command::new("sysctl").args(["-qw", &off]).in_netns(netns).text();
+        agent.ask("bind(5002)");
+    }
+    let faults: Vec<&str> = faults.iter().map(String::as_str).collect();
+    let experiment = sides.apply(&faults);
+    for (direction, port, leaves, arrives) in ways {
+        sides.client.ask(&format!("[udp('{SERVER_V4}', {port}) for _ in range(10)]"));
+        sides.server.ask(&format!("[udp('{CLIENT_V4}', {port}) for _ in range(10)]"));
+        assert_eq!(sides.server.ask(&format!("received({port})")), leaves, "{direction}");
+        assert_eq!(sides.client.ask(&format!("received({port})")), arrives, "{direction}");
+    }
+    let report = experiment.end();
+    assert_eq!(report.fault("six").matched, 0, "{report:?}");
+    assert!(report.object["warnings"].to_string().contains("six"), "{report:?}");
 }

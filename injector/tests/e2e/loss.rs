@@ -2,49 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use crate::scene::Scene;
+use crate::flows::{FIRST_PORT, Flows};
 use crate::statistics::{binomial_interval, mean, runs};
-use crate::support::{Experiment, Fault, SERVER_V4, in_vm, root_or_skip};
-use crate::udp::{Receiver, Sender};
+use crate::support::{Experiment, Fault, SERVER_V4, SERVER_V6, in_vm, root_or_skip};
 
 const UDP: &str = "match = { protocol = \"udp\" }";
 
 /// 99.9 % of a normal distribution lie within so many standard deviations.
 const Z_999: f64 = 3.29;
 
-/// Sends numbered datagrams from the struck cgroup, which asks for errors; returns the lost numbers and the
-/// errors of `sendto`. Nothing else on the way may have lost any.
-fn transfer(scene: &Scene, count: u32) -> (Vec<u32>, BTreeMap<String, u32>) {
-    let dropped = ["UdpRcvbufErrors", "UdpInErrors"];
-    let before = scene.pair.server.counters(&dropped);
-    let receiver = Receiver::start(SERVER_V4, 5001, count, |command| scene.remote(command));
-    let sender = Sender { recverr: true, ..Sender::new(SERVER_V4, 5001, count) };
-    let errors = sender.send(|command| scene.struck(command));
-    let lost = receiver.lost();
-    assert_eq!(scene.pair.server.counters(&dropped), before, "the receiver dropped some itself");
-    (lost, errors)
-}
-
-/// A transfer under one fault: the lost numbers, which the report agrees with.
-fn struck(seed: u64, keys: &str, count: u32) -> Vec<u32> {
-    let scene = Scene::new();
-    let fault = format!("kind = \"network.loss\"\n{keys}\n{UDP}");
-    let experiment = Experiment::apply(&scene.scenario(seed, &[&fault]));
-    let (lost, errors) = transfer(&scene, count);
-    assert!(errors.is_empty(), "sendto failed: {errors:?}");
-    let Fault { matched, injected, segments_injected, .. } = experiment.end().only();
-    assert_eq!(matched, u64::from(count));
-    assert_eq!(injected, lost.len() as u64);
-    assert_eq!(segments_injected, injected, "a datagram is one segment");
-    lost
-}
-
 #[test]
 fn one_in_a_hundred_a_thousand_and_ten_thousand_are_lost_and_sendto_never_fails() {
     if !root_or_skip() {
         return;
     }
-    let scene = Scene::new();
+    let mut flows = Flows::new(1);
     // One stream meets all three, the rarest first, so that each of them meets 100,000 at least. In an emulated
     // machine, where that takes minutes, 80,000, of which some must still be lost at the lowest rate.
     let least = if in_vm() { 80_000 } else { 100_000 };
@@ -53,9 +25,8 @@ fn one_in_a_hundred_a_thousand_and_ten_thousand_are_lost_and_sendto_never_fails(
     let faults = rates.map(|(percent, _)| {
         format!("id = \"{}\"\nkind = \"network.loss\"\nprobability = \"{percent}\"\n{UDP}", id(percent))
     });
-    let experiment = Experiment::apply(&scene.scenario(7, &faults.each_ref().map(String::as_str)));
-    let (lost, errors) = transfer(&scene, count);
-    assert!(errors.is_empty(), "sendto failed: {errors:?}");
+    let experiment = Experiment::apply(&flows.scene.scenario(7, &faults.each_ref().map(String::as_str)));
+    let lost = flows.burst(FIRST_PORT, count);
     let report = experiment.end();
     let mut left = u64::from(count);
     for (percent, rate) in rates {
@@ -76,12 +47,20 @@ fn id(percent: &str) -> String {
 }
 
 #[test]
-fn gilbert_elliott_loses_in_bursts_of_the_asked_length_and_gap() {
+fn losses_come_in_the_pattern_that_was_asked_for() {
     if !root_or_skip() {
         return;
     }
-    let keys = "model = \"gilbert-elliott\"\np = \"4%\"\nr = \"25%\"";
-    let (bursts, gaps) = runs(&struck(3, keys, 15_000), 15_000);
+    let mut lost = Flows::new(3).lost(
+        3,
+        &[
+            ("model = \"gilbert-elliott\"\np = \"4%\"\nr = \"25%\"", 15_000),
+            ("probability = \"20%\"", 10_000),
+            ("model = \"periodic\"\nup = 7\ndown = 3", 2000),
+        ],
+    );
+    let (periodic, independent, elliott) = (lost.pop().unwrap(), lost.pop().unwrap(), lost.pop().unwrap());
+    let (bursts, gaps) = runs(&elliott, 15_000);
     // A burst is geometric with mean 1 / r, a gap with mean 1 / p.
     for (name, values, wanted) in [("burst", bursts, 4.0), ("gap", gaps, 25.0)] {
         assert!(values.len() > 400, "only {} runs", values.len());
@@ -94,68 +73,58 @@ fn gilbert_elliott_loses_in_bursts_of_the_asked_length_and_gap() {
         let [low, high] = binomial_interval(n, 1.0 / wanted, 0.999);
         assert!((low..=high).contains(&one), "{one} of {n} {name}s have length 1, not {low} to {high}");
     }
-}
-
-#[test]
-fn independent_loss_has_no_bursts_beyond_chance() {
-    if !root_or_skip() {
-        return;
-    }
-    let lost = struck(5, "probability = \"20%\"", 10_000);
+    // Independent losses have no bursts beyond chance.
     let [low, high] = binomial_interval(10_000, 0.2, 0.999);
-    assert!((low..=high).contains(&(lost.len() as u64)), "{} lost", lost.len());
-    let (mean, error) = mean(&runs(&lost, 10_000).0);
+    assert!((low..=high).contains(&(independent.len() as u64)), "{} lost", independent.len());
+    let (mean, error) = mean(&runs(&independent, 10_000).0);
     assert!((mean - 1.25).abs() < Z_999 * error, "mean burst {mean} +- {error}");
+    assert_eq!(periodic, (0..2000).filter(|n| n % 10 >= 7).collect::<Vec<u32>>());
 }
 
 #[test]
-fn periodic_loss_is_exact() {
+fn who_sends_is_told_of_a_local_drop_if_it_asked_and_of_a_loss_never() {
     if !root_or_skip() {
         return;
     }
-    let expected: Vec<u32> = (0..2000).filter(|n| n % 10 >= 7).collect();
-    assert_eq!(struck(1, "model = \"periodic\"\nup = 7\ndown = 3", 2000), expected);
-}
-
-#[test]
-fn sendto_succeeds_while_everything_is_lost() {
-    if !root_or_skip() {
-        return;
+    let (lossy, dropping) = (FIRST_PORT, FIRST_PORT + 1);
+    let mut flows = Flows::new(2);
+    let fault = |kind: &str, port: u16| {
+        let keys = if kind == "loss" { "" } else { "nth = \"1+2\"\n" };
+        format!(
+            "id = \"{kind}\"\nkind = \"network.{kind}\"\n{keys}match = {{ protocol = \"udp\", remote_port = {port} }}"
+        )
+    };
+    let (loss, drop) = (fault("loss", lossy), fault("local-drop", dropping));
+    let experiment = Experiment::apply(&flows.scene.scenario(1, &[&loss, &drop]));
+    let none = BTreeMap::new();
+    for (host, counter) in [(SERVER_V4, "UdpSndbufErrors"), (SERVER_V6, "Udp6SndbufErrors")] {
+        let (gone, errors) = flows.told(host, lossy, 1000, true);
+        assert_eq!((gone.len(), errors), (1000, none.clone()), "{host}");
+        let (gone, errors) = flows.told(host, dropping, 1000, true);
+        assert_eq!((gone.len(), errors), (500, BTreeMap::from([("ENOBUFS".to_owned(), 500)])), "{host}");
+        // Who did not ask is told nothing, and the stack counts it.
+        let before = flows.scene.pair.client.counter(counter);
+        let (gone, errors) = flows.told(host, dropping, 1000, false);
+        assert_eq!((gone.len(), errors), (500, none.clone()), "{host}");
+        let counted = flows.scene.pair.client.counter(counter) - before;
+        // One that waits for a neighbour to be found is sent later, when there is nobody to be told.
+        assert!((495..=500).contains(&counted), "{host}: {counted} counted");
     }
-    let scene = Scene::new();
-    let experiment = Experiment::apply(&scene.scenario(1, &[&format!("kind = \"network.loss\"\n{UDP}")]));
-    let (lost, errors) = transfer(&scene, 1000);
-    assert_eq!((lost.len(), errors.len()), (1000, 0), "{errors:?}");
-    assert_eq!(experiment.end().only().injected, 1000);
-    let (lost, _) = transfer(&scene, 1000);
-    assert!(lost.is_empty(), "lost after the end: {lost:?}");
-}
-
-#[test]
-fn a_local_drop_is_told_to_a_sender_who_asked_for_errors() {
-    if !root_or_skip() {
-        return;
+    let report = experiment.end();
+    for (id, matched, injected) in [("loss", 2000, 2000), ("local-drop", 4000, 2000)] {
+        let fault = report.fault(id);
+        assert_eq!(
+            (fault.matched, fault.injected, fault.segments_injected),
+            (matched, injected, injected),
+            "{id}"
+        );
     }
-    let scene = Scene::new();
-    let fault = format!("kind = \"network.local-drop\"\nprobability = \"10%\"\n{UDP}");
-    let experiment = Experiment::apply(&scene.scenario(1, &[&fault]));
-    let (lost, errors) = transfer(&scene, 4000);
-    let fault = experiment.end().only();
-    let [low, high] = binomial_interval(4000, 0.1, 0.999);
-    assert!((low..=high).contains(&fault.injected), "{} dropped", fault.injected);
-    assert_eq!(lost.len() as u64, fault.injected);
-    assert_eq!(errors, BTreeMap::from([("ENOBUFS".to_owned(), fault.injected as u32)]));
-}
-
-#[test]
-fn a_local_drop_is_not_told_to_a_sender_who_did_not_ask() {
-    if !root_or_skip() {
-        return;
+    for host in [SERVER_V4, SERVER_V6] {
+        assert_eq!(flows.told(host, lossy, 1000, true), (Vec::new(), none.clone()), "{host} after the end");
+        assert_eq!(
+            flows.told(host, dropping, 1000, true),
+            (Vec::new(), none.clone()),
+            "{host} after the end"
+        );
     }
-    let scene = Scene::new();
-    let fault = format!("kind = \"network.local-drop\"\n{UDP}");
-    let experiment = Experiment::apply(&scene.scenario(1, &[&fault]));
-    let errors = Sender::new(SERVER_V4, 5001, 100).send(|command| scene.struck(command));
-    assert!(errors.is_empty(), "{errors:?}");
-    assert_eq!(experiment.end().only().injected, 100);
 }

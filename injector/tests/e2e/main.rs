@@ -1,6 +1,6 @@
 //! End-to-end tests: the built `injector` on real programs, seen from outside by tools that we did not write.
 //!
-//! Each test makes its own namespaces and cgroups. `scene`, `resolver` and `udp` set up and send, `model` and `statistics`
+//! Each test makes its own namespaces and cgroups. `scene`, `resolver` and `flows` set up and send, `model` and `statistics`
 //! say what must come out; the other modules are the tests, one subject each. How experiments begin and end,
 //! and what they leave, is not here.
 #![allow(
@@ -23,6 +23,7 @@ mod delay;
 mod determinism;
 mod directions;
 mod dns;
+mod flows;
 mod interface;
 mod iperf;
 mod link;
@@ -39,6 +40,7 @@ mod rate;
 mod reject;
 mod reset;
 mod resolver;
+mod round_trips;
 mod scene;
 mod segments;
 mod statistics;
@@ -47,6 +49,5 @@ mod targets;
 mod tcp;
 mod timed;
 mod tun;
-mod udp;
 mod windows;
 mod xdp;

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use injector_common::decide::{Memory, Outcome, Word, decide};
-use injector_common::draw::{PURPOSE_STRIKE, fault_number, stream};
+use injector_common::draw::{PURPOSE_STRIKE, PURPOSE_VALUE, draw, fault_number, stream};
 use injector_common::packet::{Address, Packet};
-use injector_common::rule::Rule;
+use injector_common::rule::{EGRESS, Rule};
 
 /// Units of 2^-32, as a rule has a probability.
 pub(crate) fn p32(probability: f64) -> u64 {
@@ -51,20 +51,35 @@ impl Memory for Cells {
     }
 }
 
+/// IP's numbers of the protocols.
+pub(crate) const ICMP: u8 = 1;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+
+/// A packet of a flow to a remote address and port, which is 0 where the protocol has none.
+fn packet(protocol: u8, remote: (&str, u16)) -> Packet {
+    let address: Ipv4Addr = remote.0.parse().unwrap();
+    Packet {
+        remote: Address::from_v4(address.octets()),
+        // The sender's own port is an ephemeral one, and the class must not depend on it.
+        local_port: if remote.1 == 0 { 0 } else { u16::MAX },
+        remote_port: remote.1,
+        family: 4,
+        protocol,
+        ..Packet::default()
+    }
+}
+
+/// What a fault draws for the n-th packet of a flow that leaves, as a share of 1: of its values, which are delays.
+pub(crate) fn share(seed: u64, fault: &str, protocol: u8, remote: (&str, u16), n: u64) -> f64 {
+    let values = stream(seed, fault_number(fault.as_bytes()), PURPOSE_VALUE);
+    draw(values, packet(protocol, remote).class(EGRESS), n) as f64 / 2.0_f64.powi(64)
+}
+
 /// The numbers of the packets of one UDP flow that the fault loses, of `count`.
 #[allow(clippy::large_types_passed_by_value, reason = "each caller makes its rule for this call")]
 pub(crate) fn lost(seed: u64, fault: &str, rule: Rule, remote: (&str, u16), count: u32) -> Vec<u32> {
     let rule = Rule { stream: stream(seed, fault_number(fault.as_bytes()), PURPOSE_STRIKE), ..rule };
-    let address: Ipv4Addr = remote.0.parse().unwrap();
-    let packet = Packet {
-        remote: Address::from_v4(address.octets()),
-        // The sender's own port is an ephemeral one, and the class must not depend on it.
-        local_port: u16::MAX,
-        remote_port: remote.1,
-        family: 4,
-        protocol: 17,
-        ..Packet::default()
-    };
-    let memory = Cells::default();
+    let (packet, memory) = (packet(UDP, remote), Cells::default());
     (0..count).filter(|_| decide(&rule, &packet, 0, &memory) == Outcome::Injected).collect()
 }

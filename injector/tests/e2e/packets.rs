@@ -1,69 +1,8 @@
-//! What else a packet can be: a datagram of IPv6, and one that is sent in fragments.
-
-use std::collections::BTreeMap;
+//! What else a packet can be: a datagram that is sent in fragments.
 
 use crate::agent::Agent;
 use crate::scene::Scene;
-use crate::support::{Experiment, Located as _, SERVER_V4, SERVER_V6, root_or_skip, sh};
-use crate::udp::{Receiver, Sender};
-
-const UDP: &str = "match = { protocol = \"udp\" }";
-
-/// A scene in which both sides know each other, so that nothing waits for a neighbour.
-fn acquainted() -> Scene {
-    let scene = Scene::new();
-    for address in [SERVER_V4, SERVER_V6] {
-        scene.spared(&mut sh(&format!("ping -n -q -c 1 -W 5 {address}"))).text();
-    }
-    scene
-}
-
-/// Sends numbered datagrams over IPv6 from the struck cgroup, which asks for errors if it is told to; returns how
-/// many were lost and the errors of `sendto`. The receiver itself may have lost none.
-fn transfer(scene: &Scene, count: u32, recverr: bool) -> (usize, BTreeMap<String, u32>) {
-    let dropped = ["Udp6RcvbufErrors", "Udp6InErrors"];
-    let before = scene.pair.server.counters(&dropped);
-    let receiver = Receiver::start(SERVER_V6, 5001, count, |command| scene.remote(command));
-    let sender = Sender { recverr, ..Sender::new(SERVER_V6, 5001, count) };
-    let errors = sender.send(|command| scene.struck(command));
-    let lost = receiver.lost();
-    assert_eq!(scene.pair.server.counters(&dropped), before, "the receiver dropped some itself");
-    (lost.len(), errors)
-}
-
-#[test]
-fn sendto_succeeds_while_everything_over_ipv6_is_lost() {
-    if !root_or_skip() {
-        return;
-    }
-    let scene = acquainted();
-    let experiment = Experiment::apply(&scene.scenario(1, &[&format!("kind = \"network.loss\"\n{UDP}")]));
-    let none = BTreeMap::new();
-    assert_eq!(transfer(&scene, 1000, true), (1000, none.clone()));
-    let fault = experiment.end().only();
-    assert_eq!((fault.matched, fault.injected, fault.segments_injected), (1000, 1000, 1000));
-    assert_eq!(transfer(&scene, 1000, true), (0, none), "after the end");
-}
-
-#[test]
-fn a_local_drop_over_ipv6_is_told_to_a_sender_who_asked_and_to_no_other() {
-    if !root_or_skip() {
-        return;
-    }
-    let scene = acquainted();
-    let fault = format!("kind = \"network.local-drop\"\nnth = \"1+2\"\n{UDP}");
-    let experiment = Experiment::apply(&scene.scenario(1, &[&fault]));
-    assert_eq!(transfer(&scene, 1000, true), (500, BTreeMap::from([("ENOBUFS".to_owned(), 500)])));
-    // Who did not ask is told nothing, and the stack counts it.
-    let counted = || scene.pair.client.counter("Udp6SndbufErrors");
-    let before = counted();
-    assert_eq!(transfer(&scene, 1000, false), (500, BTreeMap::new()));
-    // One that waits for a neighbour to be found is sent later, when there is nobody to be told.
-    assert!((495..=500).contains(&(counted() - before)), "{} counted", counted() - before);
-    let fault = experiment.end().only();
-    assert_eq!((fault.matched, fault.injected), (2000, 1000));
-    assert_eq!(transfer(&scene, 1000, true), (0, BTreeMap::new()), "after the end");
-}
+use crate::support::{DEVICE, Experiment, root_or_skip};
 
 /// Keys of a `match`, and how many of three fragments it means. That many are lost.
 const FRAGMENTS: [(&str, u64); 4] = [
@@ -74,36 +13,57 @@ const FRAGMENTS: [(&str, u64); 4] = [
     // Nor are they spared by one.
     ("protocol = \"udp\", not = { remote_port = 5001 }", 2),
 ];
+/// The server's addresses are these and a number: that of a row, or of none.
+const SERVERS: [&str; 2] = ["10.99.0.1", "fd99::1"];
+const NO_ROW: usize = FRAGMENTS.len();
 
 #[test]
 fn fragments_are_packets_of_which_the_first_alone_has_ports() {
     if !root_or_skip() {
         return;
     }
-    let scene = acquainted();
+    let scene = Scene::new();
     let mut client = Agent::start(|command| scene.struck(command));
     let mut server = Agent::start(|command| scene.remote(command));
     server.ask("bind()");
-    for (address, names) in
-        [(SERVER_V4, ["IpReasmReqds", "IpReasmOKs"]), (SERVER_V6, ["Ip6ReasmReqds", "Ip6ReasmOKs"])]
+    for row in 0..=NO_ROW {
+        let [v4, v6] = SERVERS.map(|server| format!("{server}{row}"));
+        scene.pair.server.ip(&format!("address add {v4}/32 dev {DEVICE}"));
+        scene.pair.server.ip(&format!("address add {v6}/128 dev {DEVICE} nodad"));
+        // Both sides know each other, so that nothing waits for a neighbour.
+        for address in [v4, v6] {
+            assert_eq!(client.ask(&format!("ping('{address}')")), 0, "{address}");
+        }
+    }
+    let fault = |(row, (keys, _)): (usize, (&str, u64))| {
+        let remote = SERVERS.map(|server| format!("{server}{row}"));
+        format!("id = \"row-{row}\"\nkind = \"network.loss\"\nmatch = {{ remote = {remote:?}, {keys} }}")
+    };
+    let faults: Vec<String> = FRAGMENTS.into_iter().enumerate().map(fault).collect();
+    let faults: Vec<&str> = faults.iter().map(String::as_str).collect();
+    let experiment = Experiment::apply(&scene.scenario(1, &faults));
+    for (server_is, names) in
+        SERVERS.into_iter().zip([["IpReasmReqds", "IpReasmOKs"], ["Ip6ReasmReqds", "Ip6ReasmOKs"]])
     {
         // How many fragments arrive, how many datagrams are whole, how many the program gets.
-        let mut send = || {
+        let mut send = |row: usize| {
             let before = scene.pair.server.counters(&names);
-            client.ask(&format!("udp('{address}', size=4000)"));
+            client.ask(&format!("udp('{server_is}{row}', size=4000)"));
             let received = server.ask("received()").as_u64().unwrap();
             let after = scene.pair.server.counters(&names);
             (after[0] - before[0], after[1] - before[1], received)
         };
-        assert_eq!(send(), (3, 1, 1), "{address} without a fault");
-        for (keys, meant) in FRAGMENTS {
-            let fault = format!("kind = \"network.loss\"\nmatch = {{ {keys} }}");
-            let experiment = Experiment::apply(&scene.scenario(1, &[&fault]));
+        assert_eq!(send(NO_ROW), (3, 1, 1), "{server_is} without a fault");
+        for (row, (keys, meant)) in FRAGMENTS.into_iter().enumerate() {
             let whole = u64::from(meant == 0);
-            assert_eq!(send(), (3 - meant, whole, whole), "{address} under {keys}");
-            let fault = experiment.end().only();
-            assert_eq!((fault.matched, fault.injected), (meant, meant), "{address} under {keys}");
-            assert_eq!(fault.segments_injected, meant, "a fragment is a packet on the wire");
+            assert_eq!(send(row), (3 - meant, whole, whole), "{server_is} under {keys}");
         }
+    }
+    let report = experiment.end();
+    for (row, (keys, meant)) in FRAGMENTS.into_iter().enumerate() {
+        let fault = report.fault(&format!("row-{row}"));
+        // A fragment is a packet on the wire.
+        let counted = (fault.matched, fault.injected, fault.segments_injected);
+        assert_eq!(counted, (2 * meant, 2 * meant, 2 * meant), "{keys}");
     }
 }

@@ -42,6 +42,36 @@ pub(crate) fn mean(values: &[u32]) -> (f64, f64) {
     (mean, (variance / n).sqrt())
 }
 
+/// The value below which a share of the values lies.
+pub(crate) fn quantile(values: impl IntoIterator<Item = f64>, share: f64) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values[(values.len() as f64 * share) as usize]
+}
+
+/// The largest distance between the distribution functions of two samples (Kolmogorov and Smirnov).
+pub(crate) fn distance(one: &[f64], other: &[f64]) -> f64 {
+    let below = |sample: &[f64], value: f64| {
+        sample.iter().filter(|other| **other <= value).count() as f64 / sample.len() as f64
+    };
+    let off = |value: &f64| (below(one, *value) - below(other, *value)).abs();
+    one.iter().chain(other).map(off).fold(0.0, f64::max)
+}
+
+/// What the distance of two samples of one distribution exceeds once in a thousand times.
+pub(crate) fn critical_distance(one: usize, other: usize) -> f64 {
+    1.9495 * ((one + other) as f64 / (one as f64 * other as f64)).sqrt()
+}
+
+#[test]
+fn distances_are_the_tabled_ones() {
+    // scipy.stats.ks_2samp
+    assert!((distance(&[1.0, 2.0, 3.0, 4.0], &[2.5, 3.5, 4.5, 5.5]) - 0.5).abs() < 1e-9);
+    assert!((distance(&[1.0, 1.0, 2.0], &[1.0, 2.0, 2.0]) - 1.0 / 3.0).abs() < 1e-9);
+    // scipy.special.kolmogi(0.001) * sqrt(2 / 200)
+    assert!((critical_distance(200, 200) - 0.1949).abs() < 1e-4);
+}
+
 #[test]
 fn binomial_intervals_are_the_tabled_ones() {
     // scipy.stats.binom(n, p).ppf([0.0005, 0.9995])

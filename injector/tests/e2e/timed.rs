@@ -3,47 +3,59 @@
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-
+use crate::agent::Agent;
 use crate::scene::Scene;
-use crate::support::{DEVICE, Located as _, SERVER_V4, injector, python};
+use crate::support::{DEVICE, SERVER_V4, injector};
 
-const SEND: &str = r#"
-import socket, sys, time
-host, port, count, rate, size = sys.argv[1], *map(int, sys.argv[2:])
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-start = time.time_ns()
-for n in range(count):
-    late = start + n * 1_000_000_000 // rate - time.time_ns()
-    if late > 0:
-        time.sleep(late / 1e9)
-    s.sendto((n.to_bytes(4, "big") + time.time_ns().to_bytes(8, "big")).ljust(size, b"\0"), (host, port))
-"#;
+/// What both agents learn.
+const TIMED: &str = r#"
+# Each datagram is one of so many segments, which a device without such an offload cuts it into.
+def send_timed(host, port, count, rate, size, segments):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.connect((host, port))
+        if segments > 1:
+            # SOL_UDP, UDP_SEGMENT
+            s.setsockopt(17, 103, size)
+        rest = bytes(size * segments - 12)
+        start = time.time_ns()
+        for n in range(count):
+            late = start + n * 1_000_000_000 // rate - time.time_ns()
+            if late > 0:
+                time.sleep(late / 1e9)
+            s.sendmsg((struct.pack("!IQ", n, time.time_ns()), rest))
 
-const RECEIVE: &str = r#"
-import json, signal, socket, struct, sys
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)
-s.bind((sys.argv[1], int(sys.argv[2])))
-# SO_TIMESTAMPNS: the kernel notes when a datagram came, however late this process reads it.
-s.setsockopt(socket.SOL_SOCKET, 35, 1)
-s.settimeout(0.1)
-over = False
-def end(*_):
-    global over
-    over = True
-signal.signal(signal.SIGTERM, end)
-print("ready", flush=True)
-came = []
-while True:
+def bind_timed(port):
+    bind(port)
+    # SO_TIMESTAMPNS: the kernel notes when a datagram came, however late this process reads it.
+    sockets[port].setsockopt(socket.SOL_SOCKET, 35, 1)
+    # SOL_UDP, UDP_GRO: segments that were sent as one come as one.
+    sockets[port].setsockopt(17, 104, 1)
+
+# Takes what comes, from the first on until nothing comes for so many seconds: number, when it was sent, when it came.
+def take_timed(port, linger, found):
+    s = sockets[port]
+    s.settimeout(60)
     try:
-        data, ((_, _, stamp),), _, _ = s.recvmsg(65536, 64)
-        seconds, nanoseconds = struct.unpack("qq", stamp)
-        came.append((*struct.unpack_from("!IQ", data), seconds * 1_000_000_000 + nanoseconds))
+        while True:
+            data, notes, _, _ = s.recvmsg(12, 128)
+            stamp = next(data for level, kind, data in notes if (level, kind) == (socket.SOL_SOCKET, 35))
+            seconds, nanoseconds = struct.unpack("qq", stamp)
+            found.append((*struct.unpack("!IQ", data), seconds * 1_000_000_000 + nanoseconds))
+            s.settimeout(linger)
     except TimeoutError:
-        if over:
-            break
-print(json.dumps(came))
+        pass
+
+takers = {}
+def watch(port, linger):
+    found = []
+    thread = threading.Thread(target=take_timed, args=(port, linger, found), daemon=True)
+    takers[port] = thread, found
+    thread.start()
+
+def came(port):
+    thread, found = takers.pop(port)
+    thread.join()
+    return found
 "#;
 
 /// One datagram that came: its number, when it was sent and when it came, `CLOCK_REALTIME`.
@@ -71,29 +83,51 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// Sends from the struck cgroup to the server; returns what came, in the order in which it came.
+    /// Sends from the struck cgroup to the server; returns what came, in the order in which it came, until nothing
+    /// comes for so long.
     pub(crate) fn send(self, scene: &Scene, linger: Duration) -> Vec<Arrival> {
-        let mut receive = python(RECEIVE);
-        receive.args([SERVER_V4, &self.port.to_string()]);
-        let mut receiver = scene.remote(&mut receive).background();
-        receiver.wait_for_line("ready");
-        let mut send = python(SEND);
-        send.arg(SERVER_V4);
-        send.args([u32::from(self.port), self.count, self.per_second, self.bytes].map(|n| n.to_string()));
-        scene.struck(&mut send).background().finish(Duration::from_secs(120));
-        std::thread::sleep(linger);
-        receiver.signal(Signal::SIGTERM);
-        let came: Vec<(u32, i64, i64)> =
-            serde_json::from_str(&receiver.finish(Duration::from_secs(60))).unwrap();
-        came.into_iter().map(|(number, sent_ns, came_ns)| Arrival { number, sent_ns, came_ns }).collect()
+        Streams::new(scene, &[self.port]).send(self, linger)
     }
 }
 
-/// The value below which a share of the values lies.
-pub(crate) fn quantile(values: impl IntoIterator<Item = f64>, share: f64) -> f64 {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_by(f64::total_cmp);
-    values[(values.len() as f64 * share) as usize]
+/// A process in the struck cgroup that sends streams, and one at the server that takes them.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    sender: Agent,
+    receiver: Agent,
+}
+
+impl Streams {
+    /// Both; the latter takes what comes to these ports.
+    pub(crate) fn new(scene: &Scene, ports: &[u16]) -> Self {
+        let sender = Agent::start_with(TIMED, |command| scene.struck(command));
+        let mut receiver = Agent::start_with(TIMED, |command| scene.remote(command));
+        receiver.ask(&format!("[bind_timed(port) for port in {ports:?}] and None"));
+        Self { sender, receiver }
+    }
+
+    /// Sends a stream; what came of it, as [`Stream::send`].
+    #[track_caller]
+    pub(crate) fn send(&mut self, stream: Stream, linger: Duration) -> Vec<Arrival> {
+        self.send_in_segments(stream, 1, linger)
+    }
+
+    /// The same, each datagram being so many segments of the size, which leave and arrive as one packet.
+    #[track_caller]
+    pub(crate) fn send_in_segments(
+        &mut self,
+        stream: Stream,
+        segments: u32,
+        linger: Duration,
+    ) -> Vec<Arrival> {
+        let Stream { port, count, per_second, bytes } = stream;
+        self.receiver.ask(&format!("watch({port}, {})", linger.as_secs_f64()));
+        let what = format!("{port}, {count}, {per_second}, {bytes}, {segments}");
+        self.sender.ask(&format!("send_timed('{SERVER_V4}', {what})"));
+        let came = self.receiver.ask(&format!("came({port})"));
+        let came: Vec<(u32, i64, i64)> = serde_json::from_value(came).unwrap();
+        came.into_iter().map(|(number, sent_ns, came_ns)| Arrival { number, sent_ns, came_ns }).collect()
+    }
 }
 
 /// Whether packets can wait on this kernel. Where they can't, because `tc` has no fq either, a delay is refused with

@@ -39,6 +39,12 @@ pub(crate) fn in_vm() -> bool {
     std::env::var_os("INJECTOR_VM").is_some()
 }
 
+/// Whether time passes evenly: on a real machine, and in an emulated one whose clock counts instructions. Otherwise a
+/// machine stands still for milliseconds while its clock goes on.
+pub(crate) fn clock_is_even() -> bool {
+    !in_vm() || std::env::var_os("INJECTOR_CLOCK").is_some_and(|clock| clock == "counted")
+}
+
 /// Major and minor number of the running kernel.
 pub(crate) fn kernel_release() -> (u32, u32) {
     let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();

@@ -132,6 +132,9 @@ fn run_command() -> Result<i32> {
     command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", "/root");
     command.env("INJECTOR_BIN", super::GUEST_INJECTOR).env("INJECTOR_VM", "1");
     command.env("LANG", "C.UTF-8").env("TERM", "dumb").env("RUST_BACKTRACE", "1").env("USER", "root");
+    if let Some(clock) = std::env::var_os("INJECTOR_CLOCK") {
+        command.env("INJECTOR_CLOCK", clock);
+    }
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     let child = command.spawn().with_context(|| format!("cannot start {program}"))?;
     let child = Pid::from_raw(child.id().cast_signed());

@@ -37,12 +37,14 @@ const SHORTEST: &str = "host";
 
 /// What `cargo xtask test` runs where, the longest first. All on all takes two hours in emulation, more than CI has, and is
 /// what `cargo xtask vm` does. Here each test of the two long programs runs on one stock kernel, dealt out by turns in the
-/// order of their names, so that the tests of one subject meet all of them; the short one runs on each. That every kernel
+/// order of their names, so that the tests of one subject meet all of them; the short one runs on each. Those about time run once
+/// more, where it is exact. That every kernel
 /// takes every program is a stage of its own, and this machine's own kernel runs all tests too.
-const SHARES: [(&str, Series, Share); 9] = [
+const SHARES: [(&str, Series, Share); 10] = [
     ("e2e", Series::V7_3, Share::Third(0)),
     ("e2e", Series::V6_1, Share::Third(1)),
     ("e2e", Series::V6_12, Share::Third(2)),
+    ("e2e", Series::V7_3, Share::Timed),
     ("lifetime", Series::V6_1, Share::Third(0)),
     ("lifetime", Series::V7_3, Share::Third(1)),
     ("lifetime", Series::V6_12, Share::Third(2)),
@@ -57,16 +59,31 @@ enum Share {
     All,
     /// Every third in the order of their names, from this one on.
     Third(usize),
+    /// Those of the modules [`TIMED`], in a guest whose clock is exact.
+    Timed,
 }
+
+/// The modules of end-to-end tests that are about time. Where the clock is exact they are strict, and do all of their work:
+/// a link of 1 Gbit/s and a delay of 90 s.
+const TIMED: [&str; 4] = ["delay", "measured", "rate", "round_trips"];
 
 impl Share {
     /// The filters of the test program for it: none, or the exact names.
     fn filters(self, names: Vec<String>) -> Vec<String> {
+        let timed = |name: &String| name.split("::").next().is_some_and(|module| TIMED.contains(&module));
+        let exactly = std::iter::once("--exact".to_owned());
         match self {
             Self::All => Vec::new(),
-            Self::Third(first) => std::iter::once("--exact".to_owned())
-                .chain(names.into_iter().skip(first).step_by(3))
-                .collect(),
+            Self::Third(first) => exactly.chain(names.into_iter().skip(first).step_by(3)).collect(),
+            Self::Timed => exactly.chain(names.into_iter().filter(timed)).collect(),
+        }
+    }
+
+    /// The guest that runs it: its name, and how QEMU runs it.
+    fn guest(self, program: &str) -> (String, qemu::Accel) {
+        match self {
+            Self::All | Self::Third(_) => (program.to_owned(), qemu::Accel::Tcg),
+            Self::Timed => (format!("{program}-timed"), qemu::Accel::CountedFast),
         }
     }
 }
@@ -94,7 +111,7 @@ pub(crate) struct VmArgs {
     /// Kill the guest after so many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 4500)]
     timeout_s: u64,
-    /// How QEMU runs the guest: tcg works everywhere, kvm is faster where it works
+    /// How QEMU runs the guest: tcg works everywhere, kvm is faster where it works, and with counted-fast time is exact
     #[arg(long, value_enum, default_value_t = qemu::Accel::Tcg)]
     accel: qemu::Accel,
     /// Filters and options for the test program
@@ -138,7 +155,8 @@ impl Job {
         for (name, series, share) in SHARES {
             let tests = test_script(name, &share.filters(programs.test_names(name)?));
             let script = if name == SHORTEST { format!("{}\n{tests}", programs_script()) } else { tests };
-            jobs.push(Self { kernel: Some(series), ..Self::shell(name, &script) });
+            let (guest, accel) = share.guest(name);
+            jobs.push(Self { kernel: Some(series), accel, ..Self::shell(&guest, &script) });
         }
         Ok(jobs)
     }
@@ -344,6 +362,12 @@ mod tests {
             assert_eq!(jobs.iter().filter(|job| job.command.last() == Some(&script)).count(), 1, "{name}");
         }
         assert_eq!(jobs.len(), PRIVILEGED_TESTS.len());
+    }
+
+    #[test]
+    fn tests_about_time_are_those_of_some_modules() {
+        let names = ["delay::a", "delayed::a", "loss::rate::b", "rate::c"].map(str::to_owned).to_vec();
+        assert_eq!(Share::Timed.filters(names), ["--exact", "delay::a", "rate::c"]);
     }
 
     #[test]
