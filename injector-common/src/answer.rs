@@ -209,6 +209,13 @@ pub const fn fold(sum: u64) -> u16 {
     sum as u16
 }
 
+/// A checksum after two of the bytes that it covers have changed (RFC 1624, 3, equation 3).
+#[inline(always)]
+#[must_use]
+pub const fn mended(checksum: u16, old: u16, new: u16) -> u16 {
+    !fold(!checksum as u64 + !old as u64 + new as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,6 +317,16 @@ mod tests {
     }
 
     proptest! {
+        /// What was right stays right, and what was wrong by some difference stays wrong by it.
+        #[test]
+        fn a_mended_checksum_covers_the_new_bytes(words in proptest::collection::vec(1_u16.., 2..20), new in 1_u16.., at: proptest::sample::Index) {
+            let checksum = !fold(sum(&words));
+            let at = at.index(words.len());
+            let mut changed = words.clone();
+            changed[at] = new;
+            prop_assert_eq!(fold(sum(&changed) + u64::from(mended(checksum, words[at], new))), 0xffff);
+        }
+
         #[test]
         fn sums_are_those_of_rfc_1071(bytes in proptest::collection::vec(any::<u8>(), 20..=20)) {
             let words: Vec<u16> = bytes.chunks(2).map(|pair| u16::from_ne_bytes([pair[0], pair[1]])).collect();

@@ -82,10 +82,15 @@ pub fn is_meant<S: AddressSets>(rule: &Rule, packet: &Packet, sets: &S) -> bool 
     if !matches(&rule.include, packet, sets) {
         return false;
     }
-    if sets.needs().flags(rule.flags) & RULE_EXCLUDES != 0 && matches(&rule.exclude, packet, sets) {
+    let needs = sets.needs();
+    if needs.flags(RULE_EXCLUDES) != 0
+        && rule.flags & RULE_EXCLUDES != 0
+        && matches(&rule.exclude, packet, sets)
+    {
         return false;
     }
-    !is_spared(rule, packet, sets)
+    needs.flags(RULE_SPARES_NEIGHBOURS | RULE_SPARES_PORTS | RULE_SPARES_GATEWAYS) == 0
+        || !is_spared(rule, packet, sets)
 }
 
 const PROTOCOL_TCP: u8 = 6;
@@ -107,7 +112,7 @@ fn is_spared<S: AddressSets>(rule: &Rule, packet: &Packet, sets: &S) -> bool {
     {
         return true;
     }
-    flags & RULE_SPARES_GATEWAYS != 0 && sets.contains(rule.spared_set, &packet.remote)
+    flags & RULE_SPARES_GATEWAYS != 0 && sets.spares(rule.spared_set, &packet.remote)
 }
 
 /// What becomes of a packet that the rule means.
@@ -123,6 +128,9 @@ pub fn decide<M: Memory>(rule: &Rule, packet: &Packet, elapsed_ns: u64, memory: 
         None => return Outcome::Contended,
         Some(false) => return Outcome::Matched,
         Some(true) => {}
+    }
+    if !needs.bounds() {
+        return Outcome::Injected;
     }
     match take_budget(rule, elapsed_ns, memory) {
         None => return Outcome::Contended,

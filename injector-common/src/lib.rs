@@ -38,6 +38,7 @@ pub mod packet;
 #[cfg(feature = "user")]
 mod pod;
 pub mod rule;
+pub mod shape;
 pub mod treatment;
 pub mod window;
 

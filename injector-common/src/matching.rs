@@ -48,6 +48,13 @@ pub struct PortRange {
     pub high: u16,
 }
 
+impl PortRange {
+    #[inline(always)]
+    const fn holds(self, port: u16) -> bool {
+        port >= self.low && port <= self.high
+    }
+}
+
 assert_layout!(PortRange, size 4, align 2, { low: 0, high: 2 });
 
 /// TCP flags that must be as in `value` where `mask` is set.
@@ -117,6 +124,12 @@ pub trait AddressSets {
     /// Whether the address lies in a network of the set.
     fn contains(&self, set: u32, address: &Address) -> bool;
 
+    /// The same of a set of spared addresses.
+    #[inline(always)]
+    fn spares(&self, set: u32, address: &Address) -> bool {
+        self.contains(set, address)
+    }
+
     /// What rules can ask for here.
     #[inline(always)]
     fn needs(&self) -> Needs {
@@ -177,15 +190,22 @@ fn ports_match(m: &Match, keys: u32, packet: &Packet) -> bool {
             || in_ranges(&m.remote_ports, m.remote_port_count, packet.remote_port))
 }
 
+/// Whether a port is in one of the ranges. Nearly always there is one, which is not worth a call.
+#[inline(always)]
+fn in_ranges(ranges: &[PortRange; MAX_PORT_RANGES], count: u32, port: u16) -> bool {
+    let [first, ..] = ranges;
+    count != 0 && (first.holds(port) || (count != 1 && in_others(ranges, count, port)))
+}
+
 /// Out of line, so that the verifier walks the loop once per caller and not once per path through it.
 #[inline(never)]
-fn in_ranges(ranges: &[PortRange; MAX_PORT_RANGES], count: u32, port: u16) -> bool {
+fn in_others(ranges: &[PortRange; MAX_PORT_RANGES], count: u32, port: u16) -> bool {
     let mut at = 0;
     for range in ranges {
         if at >= count {
             return false;
         }
-        if port >= range.low && port <= range.high {
+        if range.holds(port) {
             return true;
         }
         at += 1;

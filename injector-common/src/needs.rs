@@ -4,20 +4,28 @@
 //! a constant (`bpf_map_is_rdonly` in `kernel/bpf/verifier.c`), does not walk branches that it rules out, and cuts them out of the
 //! program. So an experiment pays, at load and per packet, for what it uses.
 
-use crate::rule::{NO_LIMIT, RULE_EXCLUDES, Rule};
+use crate::matching::{
+    KEY_DEVICE, KEY_DEVICE_EXCLUDED, KEY_DSCP, KEY_ESTABLISHED, KEY_FAMILY, KEY_LENGTH, KEY_LOCAL,
+    KEY_LOCAL_PORT, KEY_PROTOCOL, KEY_REMOTE, KEY_REMOTE_PORT, KEY_TCP_FLAGS,
+};
+use crate::rule::{
+    FREQUENCY_MODEL, FREQUENCY_PROBABILITY, NO_LIMIT, RULE_EXCLUDES, RULE_SPARES_GATEWAYS,
+    RULE_SPARES_NEIGHBOURS, RULE_SPARES_PORTS, Rule,
+};
 
 /// A set of what rules can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs(u64);
 
 const FLAGS_SHIFT: u32 = 16;
-const ACTIONS_SHIFT: u32 = 24;
-const FREQUENCIES_SHIFT: u32 = 56;
-const WINDOW: u64 = 1 << 60;
-const BUDGET: u64 = 1 << 61;
-const LIMIT: u64 = 1 << 62;
+const FREQUENCIES_SHIFT: u32 = 24;
+const WINDOW: u64 = 1 << 28;
+const BUDGET: u64 = 1 << 29;
+const LIMIT: u64 = 1 << 30;
 /// Decisions are recorded.
-const TRACE: u64 = 1 << 63;
+const TRACE: u64 = 1 << 31;
+/// Above all that loss needs: a mask of the lower half is part of the instruction.
+const ACTIONS_SHIFT: u32 = 32;
 
 impl Needs {
     /// Everything: nothing is ruled out.
@@ -68,7 +76,7 @@ impl Needs {
     #[must_use]
     pub const fn treats(self) -> bool {
         let taking = (1_u64 << crate::rule::ACTION_LOSS) | (1 << crate::rule::ACTION_LOCAL_DROP);
-        let all = ((1_u64 << (FREQUENCIES_SHIFT - ACTIONS_SHIFT)) - 1) & !(taking | 1);
+        let all = ((1_u64 << (u64::BITS - ACTIONS_SHIFT)) - 1) & !(taking | 1);
         self.0 & (all << ACTIONS_SHIFT) != 0
     }
 
@@ -100,11 +108,108 @@ impl Needs {
         self.0 & LIMIT != 0
     }
 
+    /// Whether some rule has a window, a budget or a limit.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bounds(self) -> bool {
+        self.0 & (WINDOW | BUDGET | LIMIT) != 0
+    }
+
     /// Whether decisions are recorded.
     #[inline(always)]
     #[must_use]
     pub const fn trace(self) -> bool {
         self.0 & TRACE != 0
+    }
+
+    /// Whether anything but the deadline looks at the time.
+    #[inline(always)]
+    #[must_use]
+    pub const fn time(self) -> bool {
+        self.window() || self.budget() || self.frequency(FREQUENCY_MODEL) || self.whole_packet()
+    }
+
+    /// Whether a packet must be known with all that can be: it is recorded, or more is done to it than to lose it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn whole_packet(self) -> bool {
+        self.trace() || self.treats()
+    }
+
+    /// Whether something looks at the other side's address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn remote(self) -> bool {
+        // The class of a draw is made of it.
+        self.frequency(FREQUENCY_PROBABILITY)
+            || self.keys(KEY_REMOTE) != 0
+            || self.flags(RULE_SPARES_GATEWAYS) != 0
+            || self.whole_packet()
+    }
+
+    /// Whether something looks at the target's address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn local(self) -> bool {
+        self.keys(KEY_LOCAL) != 0 || self.whole_packet()
+    }
+
+    /// Whether something looks at the header of the transport.
+    #[inline(always)]
+    #[must_use]
+    pub const fn transport(self) -> bool {
+        self.frequency(FREQUENCY_PROBABILITY)
+            || self.keys(KEY_LOCAL_PORT | KEY_REMOTE_PORT | KEY_TCP_FLAGS) != 0
+            || self.flags(RULE_SPARES_NEIGHBOURS | RULE_SPARES_PORTS) != 0
+            || self.whole_packet()
+    }
+
+    /// Whether something looks at the protocol of the transport.
+    #[inline(always)]
+    #[must_use]
+    pub const fn protocol(self) -> bool {
+        self.keys(KEY_PROTOCOL | KEY_ESTABLISHED) != 0 || self.transport()
+    }
+
+    /// Whether something looks at the length.
+    #[inline(always)]
+    #[must_use]
+    pub const fn length(self) -> bool {
+        self.keys(KEY_LENGTH) != 0 || self.whole_packet()
+    }
+
+    /// Whether something looks at what else the network header says.
+    #[inline(always)]
+    #[must_use]
+    pub const fn header(self) -> bool {
+        self.keys(KEY_FAMILY | KEY_DSCP) != 0 || self.whole_packet()
+    }
+
+    /// Whether something looks at a packet at all.
+    #[inline(always)]
+    #[must_use]
+    pub const fn any(self) -> bool {
+        self.header()
+            || self.protocol()
+            || self.remote()
+            || self.local()
+            || self.length()
+            || self.device()
+            || self.socket()
+    }
+
+    /// Whether something looks at the device.
+    #[inline(always)]
+    #[must_use]
+    pub const fn device(self) -> bool {
+        self.keys(KEY_DEVICE | KEY_DEVICE_EXCLUDED) != 0 || self.whole_packet()
+    }
+
+    /// Whether something looks at the socket.
+    #[inline(always)]
+    #[must_use]
+    pub const fn socket(self) -> bool {
+        self.keys(KEY_ESTABLISHED) != 0 || self.whole_packet()
     }
 }
 
@@ -166,9 +271,32 @@ mod tests {
     }
 
     #[test]
+    fn of_a_packet_only_what_some_rule_looks_at_is_read() {
+        let of = |rule: Rule| {
+            let needs = Needs::of(&[Rule { action: ACTION_LOSS, ..rule }], false);
+            [needs.protocol(), needs.transport(), needs.remote(), needs.local(), needs.length(), needs.time()]
+        };
+        let key = |keys| Rule { include: Match { keys, ..Match::default() }, ..Rule::default() };
+        assert_eq!(of(Rule::default()), [false; 6]);
+        assert_eq!(of(key(KEY_PROTOCOL)), [true, false, false, false, false, false]);
+        assert_eq!(of(key(KEY_LOCAL_PORT)), [true, true, false, false, false, false]);
+        assert_eq!(of(key(KEY_REMOTE)), [false, false, true, false, false, false]);
+        assert_eq!(of(key(KEY_LOCAL)), [false, false, false, true, false, false]);
+        assert_eq!(of(key(KEY_LENGTH)), [false, false, false, false, true, false]);
+        let drawn = Rule { frequency: FREQUENCY_PROBABILITY, ..Rule::default() };
+        assert_eq!(of(drawn), [true, true, true, false, false, false]);
+        let model = Rule { frequency: FREQUENCY_MODEL, ..Rule::default() };
+        assert_eq!(of(model), [false, false, false, false, false, true]);
+        let whole = Needs::of(&[Rule { action: ACTION_DELAY, ..Rule::default() }], false);
+        assert!(whole.protocol() && whole.transport() && whole.remote() && whole.local() && whole.time());
+        assert!(Needs::of(&[Rule { action: ACTION_LOSS, ..Rule::default() }], true).socket(), "recorded");
+    }
+
+    #[test]
     fn nothing_is_ruled_out_by_default() {
         let all = Needs::from_bits(Needs::ALL.bits());
         assert_eq!((all.keys(0xfff), all.flags(0x1f)), (0xfff, 0x1f));
         assert!(all.treats() && all.trace() && all.window() && all.budget() && all.limit());
+        assert!(all.time() && all.remote() && all.local() && all.transport() && all.length() && all.socket());
     }
 }

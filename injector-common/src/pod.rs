@@ -3,6 +3,7 @@
 use crate::dns::Questions;
 use crate::layout::{AddressKey, Control, Counters, FaultState, Target};
 use crate::rule::Rule;
+use crate::shape::Shape;
 
 macro_rules! pod {
     ($($type:ty),+ $(,)?) => {
@@ -13,4 +14,4 @@ macro_rules! pod {
     };
 }
 
-pod!(AddressKey, Control, Counters, FaultState, Questions, Rule, Target);
+pod!(AddressKey, Control, Counters, FaultState, Questions, Rule, Shape, Target);

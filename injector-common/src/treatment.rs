@@ -193,6 +193,22 @@ fn corrupt<M: Memory>(treatment: &Treatment, packet: &Packet, direction: u32, me
     way.marks |= if treatment.flags & TREAT_WIRE == 0 { MARK_SILENT } else { MARK_WIRE };
 }
 
+/// Where the n-th flip of a packet falls: which pair of bytes of the payload, and which bit of it. Bit 0 is the lowest of
+/// the first byte, as the bytes lie.
+///
+/// With an `offset` the bits are consecutive; else each is drawn from `bits`, of so many `words`.
+#[inline(always)]
+#[must_use]
+pub const fn flip(offset: u32, bits: u64, number: u32, words: u32) -> (u32, u32) {
+    if offset == u32::MAX {
+        let bits = draw::mix(bits.wrapping_add(number as u64));
+        (draw::below(bits, words as u64) as u32, (bits & 15) as u32)
+    } else {
+        let at = (offset & 1) * 8 + number;
+        (offset / 2 + at / 16, at & 15)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

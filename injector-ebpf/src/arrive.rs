@@ -12,10 +12,10 @@ use injector_common::packet::Packet;
 use injector_common::rule::{INGRESS, Rule};
 
 use crate::act;
-use crate::maps::TARGETS;
 use crate::parse::{self, Framing, Offsets};
 use crate::socket;
-use crate::strike::{Buffer, Source, Verdict, Walk, armed, span, strike_at};
+use crate::strike::{Buffer, Source, Verdict, Walk, armed, strike_at};
+use crate::target::rules_of_cgroup;
 
 /// `PACKET_HOST` (include/uapi/linux/if_packet.h): for this host, and neither for a group nor for somebody else.
 const FOR_THIS_HOST: u32 = 0;
@@ -78,32 +78,30 @@ fn decided(skb: *mut __sk_buff, framing: Framing, arrived: u32) -> Verdict {
         return Verdict::Pass;
     }
     let Some(walk) = act::walk(INGRESS) else { return Verdict::Pass };
-    let Some(offsets) = parse::packet(skb, framing, INGRESS, &mut walk.packet) else { return Verdict::Pass };
-    walk.offsets = offsets;
+    if parse::packet(skb, framing, INGRESS, &mut walk.packet, &mut walk.offsets).is_none() {
+        return Verdict::Pass;
+    }
     socket::find_receiver(skb, walk);
     let id = walk.target;
     if id == 0 {
         return Verdict::Pass;
     }
-    // SAFETY: the entry is copied out; the controller replaces entries whole and before it arms.
-    let Some(target) = (unsafe { TARGETS.get(id) }) else { return Verdict::Pass };
+    let Some(rules) = rules_of_cgroup(id, INGRESS) else { return Verdict::Pass };
     // SAFETY: as above.
     unsafe { (*skb).tc_index = arrived };
-    let parsed = Parsed { buffer: Buffer { skb, framing }, offsets: walk.offsets };
-    strike_at(control, parsed, id, span(target, INGRESS), INGRESS)
+    strike_at(control, Parsed(Buffer { skb, framing }), id, rules, INGRESS)
 }
 
 /// A packet that is in the walk of its direction already.
 #[derive(Clone, Copy)]
-struct Parsed {
-    buffer: Buffer,
-    offsets: Offsets,
-}
+struct Parsed(Buffer);
 
 impl Source for Parsed {
+    const IS_ONE_SEGMENT: bool = Buffer::IS_ONE_SEGMENT;
+
     #[inline(always)]
-    fn parse(self, _direction: u32, _packet: &mut Packet) -> Option<Offsets> {
-        Some(self.offsets)
+    fn parse(self, _direction: u32, _packet: &mut Packet, _offsets: &mut Offsets) -> Option<()> {
+        Some(())
     }
 
     #[inline(always)]
@@ -113,6 +111,6 @@ impl Source for Parsed {
 
     #[inline(always)]
     fn asks(self, walk: &mut Walk, rule: &Rule) -> bool {
-        self.buffer.asks(walk, rule)
+        self.0.asks(walk, rule)
     }
 }

@@ -12,13 +12,15 @@ use injector_common::rule::INGRESS;
 
 use crate::act;
 use crate::parse::Framing;
-use crate::strike::{Verdict, armed, span, strike, target_of_socket};
+use crate::strike::{Verdict, armed, strike};
+use crate::target::rules_of_socket;
 
 const PASS: i32 = 1;
 const DROP: i32 = 0;
 
 /// Packets that arrive at a cgroup. At ingress the sender is never told of a drop.
 #[cgroup_skb(ingress)]
+#[inline(always)]
 pub fn injector_ingress(ctx: SkBuffContext) -> i32 {
     let skb = ctx.as_ptr().cast();
     match ingress(skb) {
@@ -35,6 +37,6 @@ pub fn injector_ingress(ctx: SkBuffContext) -> i32 {
 #[inline(always)]
 fn ingress(skb: *mut __sk_buff) -> Verdict {
     let Some(control) = armed() else { return Verdict::Pass };
-    let Some((id, target)) = target_of_socket(control, skb) else { return Verdict::Pass };
-    strike(control, skb, Framing::Unknown, id, span(&target, INGRESS), INGRESS)
+    let Some((id, rules)) = rules_of_socket(control, skb, INGRESS) else { return Verdict::Pass };
+    strike(control, skb, Framing::Unknown, id, rules, INGRESS)
 }

@@ -11,9 +11,8 @@ use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_RECOMPUTE_CSUM};
 use aya_ebpf::helpers::generated::{
     bpf_l4_csum_replace, bpf_loop, bpf_skb_ecn_set_ce, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
-use injector_common::draw::{below, mix};
 use injector_common::rule::{ACTION_CORRUPT, ACTION_MARK_CE, ACTION_WINDOW};
-use injector_common::treatment::{MARK_CE, MARK_SILENT, MARK_WINDOW, MARK_WIRE};
+use injector_common::treatment::{MARK_CE, MARK_SILENT, MARK_WINDOW, MARK_WIRE, flip};
 use network_types::eth::EthHdr;
 
 use crate::maps::needs;
@@ -186,13 +185,7 @@ fn flip_silently(skb: *mut __sk_buff, walk: &Walk) -> bool {
 unsafe extern "C" fn flip_one(number: u32, context: *mut c_void) -> i64 {
     // SAFETY: `flip_silently` passes a pointer to its own `Flips`.
     let flips = unsafe { &mut *context.cast::<Flips>() };
-    let (word, bit) = if flips.offset == u32::MAX {
-        let bits = mix(flips.bits.wrapping_add(number as u64));
-        (below(bits, flips.words as u64) as u32, (bits & 15) as u32)
-    } else {
-        let at = (flips.offset & 1) * 8 + number;
-        (flips.offset / 2 + at / 16, at & 15)
-    };
+    let (word, bit) = flip(flips.offset, flips.bits, number, flips.words);
     if word >= flips.words || !flip_bit(flips, word, bit) {
         flips.failed = true;
         return 1;

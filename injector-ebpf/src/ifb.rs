@@ -12,9 +12,10 @@ use injector_common::packet::Packet;
 use injector_common::rule::{INGRESS, Rule};
 
 use crate::act;
-use crate::maps::INTERFACES;
+use crate::clock::departure_ns;
 use crate::parse::{Framing, Offsets};
-use crate::strike::{Buffer, Source, Verdict, Walk, armed, departure_ns, span, strike_at};
+use crate::strike::{Buffer, Source, Verdict, Walk, armed, strike_at};
+use crate::target::rules_of_device;
 use crate::tc::ANSWER_MARK;
 
 /// Packets that have arrived at an Ethernet device.
@@ -53,9 +54,8 @@ fn decided(skb: *mut __sk_buff, framing: Framing) -> Verdict {
         unsafe { (*skb).tc_index = 0 };
         return Verdict::Pass;
     }
-    // SAFETY: the entry is copied out; the controller replaces entries whole and before it arms.
-    let Some(target) = (unsafe { INTERFACES.get(arrived_at) }) else { return Verdict::Pass };
-    strike_at(control, OnItsWay(Buffer { skb, framing }), arrived_at as u64, span(target, INGRESS), INGRESS)
+    let Some(rules) = rules_of_device(arrived_at, INGRESS) else { return Verdict::Pass };
+    strike_at(control, OnItsWay(Buffer { skb, framing }), arrived_at as u64, rules, INGRESS)
 }
 
 /// A packet on its way round, which may have a time already at which it goes on: what arrives at a cgroup and was kept back by its faults.
@@ -63,9 +63,11 @@ fn decided(skb: *mut __sk_buff, framing: Framing) -> Verdict {
 struct OnItsWay(Buffer);
 
 impl Source for OnItsWay {
+    const IS_ONE_SEGMENT: bool = Buffer::IS_ONE_SEGMENT;
+
     #[inline(always)]
-    fn parse(self, direction: u32, packet: &mut Packet) -> Option<Offsets> {
-        self.0.parse(direction, packet)
+    fn parse(self, direction: u32, packet: &mut Packet, offsets: &mut Offsets) -> Option<()> {
+        self.0.parse(direction, packet, offsets)
     }
 
     #[inline(always)]

@@ -7,7 +7,9 @@ use injector_common::layout::{
     AddressKey, ConnectionKey, Control, Counters, FILTER_WORDS, FaultState, Target,
 };
 use injector_common::needs::Needs;
+use injector_common::packet::Address;
 use injector_common::rule::Rule;
+use injector_common::shape::Shape;
 
 use crate::reject::Quote;
 use crate::strike::Walk;
@@ -25,6 +27,26 @@ static INJECTOR_NEEDS: u64 = Needs::ALL.bits();
 pub(crate) fn needs() -> Needs {
     // SAFETY: a static of the object. Volatile, since the loader writes another value than the compiler sees.
     Needs::from_bits(unsafe { (&raw const INJECTOR_NEEDS).read_volatile() })
+}
+
+/// Where the rules are, as far as the loader knows it. In read-only data too.
+#[unsafe(no_mangle)]
+pub(crate) static INJECTOR_SHAPE: Shape = Shape::UNKNOWN;
+
+/// Reads a field of the shape; volatile for the same reason.
+macro_rules! shape {
+    ($($field:ident).+) => {
+        // SAFETY: a static of the object, and all of it are numbers.
+        unsafe { (&raw const crate::maps::INJECTOR_SHAPE.$($field).+).read_volatile() }
+    };
+}
+pub(crate) use shape;
+
+/// One of the spared addresses of the shape.
+#[inline(always)]
+pub(crate) fn spared(at: usize) -> Address {
+    // SAFETY: as above; the callers stay within the array.
+    unsafe { (&raw const INJECTOR_SHAPE.spared).cast::<Address>().add(at).read_volatile() }
 }
 
 /// The experiment.

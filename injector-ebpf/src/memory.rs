@@ -3,11 +3,10 @@
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 
 use injector_common::decide::{Memory, Word};
-use injector_common::layout::FaultState;
 use injector_common::needs::Needs;
 use injector_common::packet::CLASSES;
 
-use crate::maps::{DEPARTURES, FAULTS, SEQUENCES, needs};
+use crate::maps::{DEPARTURES, FAULTS, SEQUENCES};
 
 /// Attempts at the departure of a class: packets of one flow rarely meet on two CPUs.
 const ORDER_ATTEMPTS: u32 = 4;
@@ -31,34 +30,35 @@ pub(crate) unsafe fn clear<T>(value: &mut T) {
     }
 }
 
-/// The state of one fault.
+/// The state of one fault, looked up where it is used: many rules have none.
 pub(crate) struct FaultMemory {
     slot: u32,
-    state: *mut FaultState,
+    needs: Needs,
 }
 
 impl FaultMemory {
-    /// `None` when the fault has no slot, which is an error of the loader.
     #[inline(always)]
-    pub(crate) fn of(slot: u32) -> Option<Self> {
-        Some(Self { slot, state: FAULTS.get_ptr_mut(slot)? })
+    pub(crate) const fn of(slot: u32, needs: Needs) -> Self {
+        Self { slot, needs }
     }
 
+    /// `None` when the fault has no slot, which is an error of the loader.
     #[inline(always)]
-    fn word(&self, word: Word) -> *mut u64 {
-        // SAFETY: `state` points to a whole map value (checked in `of`), which is never freed while a
-        // program runs; no reference is made, the words are only touched by atomic instructions.
-        unsafe {
+    fn word(&self, word: Word) -> Option<*mut u64> {
+        let state = FAULTS.get_ptr_mut(self.slot)?;
+        // SAFETY: `state` points to a whole map value, which is never freed while a program runs; no reference is made, the
+        // words are only touched by atomic instructions.
+        Some(unsafe {
             match word {
-                Word::Ordinal => &raw mut (*self.state).ordinal,
-                Word::Injected => &raw mut (*self.state).injected,
-                Word::Budget => &raw mut (*self.state).budget,
-                Word::EgressChannel => (&raw mut (*self.state).channels).cast::<u64>(),
-                Word::IngressChannel => (&raw mut (*self.state).channels).cast::<u64>().add(1),
-                Word::EgressLink => (&raw mut (*self.state).links).cast::<u64>(),
-                Word::IngressLink => (&raw mut (*self.state).links).cast::<u64>().add(1),
+                Word::Ordinal => &raw mut (*state).ordinal,
+                Word::Injected => &raw mut (*state).injected,
+                Word::Budget => &raw mut (*state).budget,
+                Word::EgressChannel => (&raw mut (*state).channels).cast::<u64>(),
+                Word::IngressChannel => (&raw mut (*state).channels).cast::<u64>().add(1),
+                Word::EgressLink => (&raw mut (*state).links).cast::<u64>(),
+                Word::IngressLink => (&raw mut (*state).links).cast::<u64>().add(1),
             }
-        }
+        })
     }
 }
 
@@ -88,7 +88,8 @@ fn exchange(word: *mut u64, old: u64, new: u64) -> bool {
 impl Memory for FaultMemory {
     #[inline(always)]
     fn increment(&self, word: Word) -> u64 {
-        add_one(self.word(word))
+        // Without a slot no limit is ever left.
+        self.word(word).map_or(u64::MAX, add_one)
     }
 
     #[inline(always)]
@@ -120,16 +121,16 @@ impl Memory for FaultMemory {
     fn load(&self, word: Word) -> u64 {
         // SAFETY: an aligned word inside of a map value. BPF has no atomic load instruction before cpu v4;
         // an aligned 64-bit read is one, and volatile keeps it one.
-        unsafe { self.word(word).read_volatile() }
+        self.word(word).map_or(0, |word| unsafe { word.read_volatile() })
     }
 
     #[inline(always)]
     fn replace(&self, word: Word, old: u64, new: u64) -> bool {
-        exchange(self.word(word), old, new)
+        self.word(word).is_some_and(|word| exchange(word, old, new))
     }
 
     #[inline(always)]
     fn needs(&self) -> Needs {
-        needs()
+        self.needs
     }
 }

@@ -1,15 +1,14 @@
 //! From a socket buffer to a [`Packet`], seen from the target.
 
-use core::mem::MaybeUninit;
-
-use aya_ebpf::bindings::{__sk_buff, bpf_hdr_start_off};
-use aya_ebpf::helpers::generated::bpf_skb_load_bytes_relative;
+use aya_ebpf::bindings::__sk_buff;
 use injector_common::layout::MAX_EXTENSION_HEADERS;
 use injector_common::packet::{Address, PACKET_ESTABLISHED, PACKET_HAS_PORTS, PACKET_HAS_SOCKET, Packet};
 use injector_common::rule::EGRESS;
-use network_types::eth::{EthHdr, EtherType};
+use network_types::eth::EtherType;
 
-use crate::memory::clear;
+use crate::maps::shape;
+pub(crate) use crate::view::{Framing, Headers, Lying};
+use crate::view::{Halves, View};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -49,108 +48,6 @@ const fn word(low: u16, high: u16) -> u32 {
     low as u32 | (high as u32) << 16
 }
 
-/// Where the network header begins in what a program may read directly.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Framing {
-    /// Behind an Ethernet header: Ethernet devices and loopback.
-    Ethernet,
-    /// Not known: other devices. Every read is a call of the kernel. So it is in cgroup programs: there the header
-    /// is at the start, but Linux 6.1 gives up on the program when it reads that directly (a million
-    /// instructions walked instead of 53,000).
-    Unknown,
-}
-
-/// A packet whose headers can be read, wherever they lie.
-pub(crate) trait Headers: Copy {
-    /// Reads the network header. `None`: the packet is shorter.
-    fn read_network<T: Copy>(self) -> Option<T>;
-
-    /// Reads a header at `offset` from the start of the network header. `None`: the packet is shorter.
-    fn read<T: Copy>(self, offset: u32) -> Option<T>;
-}
-
-/// A socket buffer that is being parsed.
-#[derive(Clone, Copy)]
-struct View {
-    skb: *mut __sk_buff,
-    framing: Framing,
-    /// What may be read directly. Loaded once: a pointer that is loaded again is a new one to the verifier,
-    /// which has not seen it compared with the end.
-    start: usize,
-    end: usize,
-}
-
-impl View {
-    #[inline(always)]
-    fn new(skb: *mut __sk_buff, framing: Framing) -> Self {
-        // SAFETY: the verifier checks each access to a field of the context. Volatile keeps it at one load.
-        let (start, end) = unsafe {
-            (
-                (&raw const (*skb).data).read_volatile() as usize,
-                (&raw const (*skb).data_end).read_volatile() as usize,
-            )
-        };
-        Self { skb, framing, start, end }
-    }
-
-    #[inline(always)]
-    fn read_at<T: Copy, const OFFSET: u32>(self) -> Option<T> {
-        let found = match self.framing {
-            Framing::Ethernet => self.read_directly(EthHdr::LEN + OFFSET as usize),
-            Framing::Unknown => None,
-        };
-        // A header outside of the linear part of the buffer is there all the same.
-        if found.is_some() { found } else { self.read_by_helper(OFFSET) }
-    }
-
-    /// Reads from the linear part of the buffer, where headers are as a rule.
-    #[inline(always)]
-    fn read_directly<T: Copy>(self, offset: usize) -> Option<T> {
-        if self.start + offset + size_of::<T>() > self.end {
-            return None;
-        }
-        // SAFETY: the header lies before the end of the readable data, which the verifier checks as well, and at
-        // an even address, which is all that arrays of u16 ask for.
-        Some(unsafe { ((self.start + offset) as *const T).read() })
-    }
-
-    /// Reads from wherever the data are.
-    #[inline(always)]
-    fn read_by_helper<T: Copy>(self, offset: u32) -> Option<T> {
-        let mut header = MaybeUninit::<T>::uninit();
-        // SAFETY: the helper writes exactly `size_of::<T>()` bytes to the buffer or fails.
-        let status = unsafe {
-            bpf_skb_load_bytes_relative(
-                self.skb.cast(),
-                offset,
-                header.as_mut_ptr().cast(),
-                size_of::<T>() as u32,
-                bpf_hdr_start_off::BPF_HDR_START_NET,
-            )
-        };
-        // SAFETY: on success every byte is written, and the headers are arrays of numbers.
-        (status == 0).then(|| unsafe { header.assume_init() })
-    }
-}
-
-impl Headers for View {
-    #[inline(always)]
-    fn read_network<T: Copy>(self) -> Option<T> {
-        self.read_at::<T, 0>()
-    }
-
-    /// Only the places where headers are as a rule are read directly, each by a constant offset, which is what
-    /// the verifier can follow; IPv4 options and IPv6 extensions take the slower way.
-    #[inline(always)]
-    fn read<T: Copy>(self, offset: u32) -> Option<T> {
-        match offset {
-            IPV4_LENGTH => self.read_at::<T, IPV4_LENGTH>(),
-            IPV6_LENGTH => self.read_at::<T, IPV6_LENGTH>(),
-            _ => self.read_by_helper(offset),
-        }
-    }
-}
-
 /// Length of an IPv4 header without options.
 pub(crate) const IPV4_LENGTH: u32 = size_of::<Ipv4>() as u32;
 /// Length of the fixed IPv6 header.
@@ -166,15 +63,28 @@ struct Network {
     later_fragment: bool,
 }
 
-/// Where the parts of a packet are, from the start of its network header.
+/// Where the parts of a packet are, from the start of its network header but for that itself.
 #[derive(Clone, Copy)]
 pub(crate) struct Offsets {
+    /// Where the network header begins in the frame; at XDP alone.
+    pub(crate) network: u32,
     /// The transport header; 0 where there is none (a later fragment).
     pub(crate) transport: u32,
     /// What the transport carries.
     pub(crate) payload: u32,
     /// The end of the packet, all segments together.
     pub(crate) end: u32,
+}
+
+impl Offsets {
+    /// Only who does more than to lose a packet wants to know.
+    #[inline(always)]
+    fn set(&mut self, network_offset: u32, transport: u32, network: &Network) {
+        if shape!(wants.whole) != 0 {
+            (self.network, self.transport) = (network_offset, transport);
+            (self.payload, self.end) = (network.transport_offset, network.total_length);
+        }
+    }
 }
 
 /// Parses `skb` into `packet`, or returns `None` if it isn't IP or is cut short.
@@ -184,97 +94,164 @@ pub(crate) fn packet(
     framing: Framing,
     direction: u32,
     packet: &mut Packet,
-) -> Option<Offsets> {
+    offsets: &mut Offsets,
+) -> Option<()> {
     // SAFETY: the verifier checks each access to a field of the context.
-    let protocol = unsafe { (*skb).protocol } as u16;
-    let (network, transport_offset) = headers(View::new(skb, framing), protocol, direction, packet)?;
+    let (protocol, gso_size) = unsafe { ((*skb).protocol as u16, (*skb).gso_size) };
+    // A super-packet is counted by what its headers leave for the payload.
+    let counted = gso_size != 0;
+    let view = View::new(skb, framing);
+    let (network, transport_offset) = headers(view, protocol, direction, packet, counted)?;
     segments(skb, &network, packet);
-    socket(skb, packet);
+    if shape!(wants.socket) != 0 {
+        socket(skb, packet);
+    }
     // What arrives may be looked at on its way round by another device.
     // SAFETY: as above.
     packet.ifindex = unsafe { if direction == EGRESS { (*skb).ifindex } else { (*skb).ingress_ifindex } };
-    Some(Offsets {
-        transport: transport_offset,
-        payload: network.transport_offset,
-        end: network.total_length,
-    })
+    offsets.set(0, transport_offset, &network);
+    Some(())
 }
 
-/// Parses the packet at hand into `packet`, but for what only its buffer knows; where the transport header begins is the
-/// second of what is returned. `protocol` is the Ethernet type as it lies in memory.
+/// Parses of the packet at hand what some rule looks at; the rest of `packet` is that of an earlier one. What only its buffer knows is
+/// not in it. Where the transport header begins is the second of what is returned.
+///
+/// `protocol` is the Ethernet type as it lies in memory. `counted`: what the headers leave for the payload must be known.
 #[inline(always)]
-fn headers(view: impl Headers, protocol: u16, direction: u32, packet: &mut Packet) -> Option<(Network, u32)> {
-    // SAFETY: a packet is made of numbers.
-    unsafe { clear(packet) };
+fn headers(
+    view: impl Headers,
+    protocol: u16,
+    direction: u32,
+    packet: &mut Packet,
+    counted: bool,
+) -> Option<(Network, u32)> {
     let mut network = if protocol == EtherType::Ipv4 as u16 {
-        ipv4(view, direction, packet)?
+        match view.network(IPV4_LENGTH) {
+            Some(header) => ipv4(header, direction, packet, counted),
+            None => ipv4(view.copy_network::<Ipv4>()?, direction, packet, counted),
+        }
     } else if protocol == EtherType::Ipv6 as u16 {
-        ipv6(view, direction, packet)?
+        match view.network(IPV6_LENGTH) {
+            Some(header) => ipv6(view, header, direction, packet, counted),
+            None => ipv6(view, view.copy_network::<Ipv6>()?, direction, packet, counted),
+        }
     } else {
         return None;
     };
     let transport_offset = if network.later_fragment { 0 } else { network.transport_offset };
-    transport(view, direction, &mut network, packet);
+    packet.flags = 0;
+    if wants_transport(counted) {
+        (packet.local_port, packet.remote_port) = (0, 0);
+        (packet.tcp_flags, packet.icmp_type, packet.tcp_payload) = (0, 0, 0);
+        transport(view, direction, &mut network, packet);
+    }
     Some((network, transport_offset))
+}
+
+#[inline(always)]
+fn wants_transport(counted: bool) -> bool {
+    shape!(wants.transport) != 0 || counted
+}
+
+/// Whether it is IP and has a header that lies in front of the end of what may be read.
+#[inline(always)]
+pub(crate) fn is_plain_ip(view: impl Headers, protocol: u16) -> bool {
+    let length = if protocol == EtherType::Ipv4 as u16 { IPV4_LENGTH } else { IPV6_LENGTH };
+    let is_ip = protocol == EtherType::Ipv4 as u16 || protocol == EtherType::Ipv6 as u16;
+    is_ip && view.network(length).is_some()
 }
 
 /// Parses what arrives as one packet of the wire: without segments to come, and without a socket. `None` as [`packet`].
 #[inline(always)]
 pub(crate) fn frame(
-    view: impl Headers,
+    (view, network_offset): (impl Headers, u32),
     protocol: u16,
     direction: u32,
     packet: &mut Packet,
-) -> Option<Offsets> {
-    let (network, transport) = headers(view, protocol, direction, packet)?;
-    packet.length = network.total_length;
+    offsets: &mut Offsets,
+) -> Option<()> {
+    let (network, transport) = headers(view, protocol, direction, packet, false)?;
     packet.segments = 1;
-    packet.wire_bytes = network.total_length;
-    Some(Offsets { transport, payload: network.transport_offset, end: network.total_length })
+    if shape!(wants.length) != 0 {
+        packet.length = network.total_length;
+        packet.wire_bytes = network.total_length;
+    }
+    offsets.set(network_offset, transport, &network);
+    Some(())
 }
 
 #[inline(always)]
-fn ipv4(view: impl Headers, direction: u32, packet: &mut Packet) -> Option<Network> {
-    let [version_tos, length, _, fragment, ttl_protocol, _, s0, s1, d0, d1]: Ipv4 = view.read_network()?;
-    let [version_ihl, tos] = version_tos.to_ne_bytes();
-    let [_, protocol] = ttl_protocol.to_ne_bytes();
-    packet.family = 4;
-    packet.protocol = protocol;
-    packet.dscp = tos >> 2;
-    packet.ecn = tos & 3;
-    orient(packet, direction, Address::from_v4_word(word(s0, s1)), Address::from_v4_word(word(d0, d1)));
-    Some(Network {
+fn ipv4(header: impl Halves, direction: u32, packet: &mut Packet, counted: bool) -> Network {
+    if shape!(wants.header) != 0 {
+        let [_, tos] = header.half(0).to_ne_bytes();
+        packet.family = 4;
+        packet.dscp = tos >> 2;
+        packet.ecn = tos & 3;
+    }
+    if shape!(wants.protocol) != 0 || counted {
+        let [_, protocol] = header.half(4).to_ne_bytes();
+        packet.protocol = protocol;
+    }
+    let address = |n: usize| Address::from_v4_word(word(header.half(n), header.half(n + 1)));
+    orient(packet, direction, address, 6, 8);
+    if shape!(wants.length) == 0 && !wants_transport(counted) {
+        return Network { transport_offset: 0, total_length: 0, later_fragment: false };
+    }
+    let [version_ihl, _] = header.half(0).to_ne_bytes();
+    Network {
         transport_offset: ((version_ihl & 0x0f) as u32) * 4,
-        total_length: u16::from_be(length) as u32,
-        later_fragment: u16::from_be(fragment) & 0x1fff != 0,
-    })
+        total_length: u16::from_be(header.half(1)) as u32,
+        later_fragment: u16::from_be(header.half(3)) & 0x1fff != 0,
+    }
 }
 
 #[inline(always)]
-fn ipv6(view: impl Headers, direction: u32, packet: &mut Packet) -> Option<Network> {
-    let header: Ipv6 = view.read_network()?;
-    let [version_class, _, length, next_hop, s0, s1, s2, s3, s4, s5, s6, s7, d0, d1, d2, d3, d4, d5, d6, d7] =
-        header;
-    let [next_header, _] = next_hop.to_ne_bytes();
-    packet.family = 6;
-    packet.dscp = (u16::from_be(version_class) >> 6 & 0x3f) as u8;
-    packet.ecn = (u16::from_be(version_class) >> 4 & 3) as u8;
-    let source = Address { words: [word(s0, s1), word(s2, s3), word(s4, s5), word(s6, s7)] };
-    let destination = Address { words: [word(d0, d1), word(d2, d3), word(d4, d5), word(d6, d7)] };
-    orient(packet, direction, source, destination);
-    let (protocol, transport_offset, later_fragment) = skip_extensions(view, next_header);
-    packet.protocol = protocol;
-    Some(Network {
-        transport_offset,
-        total_length: u16::from_be(length) as u32 + IPV6_LENGTH,
-        later_fragment,
-    })
+fn ipv6(
+    view: impl Headers,
+    header: impl Halves,
+    direction: u32,
+    packet: &mut Packet,
+    counted: bool,
+) -> Network {
+    if shape!(wants.header) != 0 {
+        let version_class = u16::from_be(header.half(0));
+        packet.family = 6;
+        packet.dscp = (version_class >> 6 & 0x3f) as u8;
+        packet.ecn = (version_class >> 4 & 3) as u8;
+    }
+    let address = |n: usize| {
+        let pair = |n| word(header.half(n), header.half(n + 1));
+        Address { words: [pair(n), pair(n + 2), pair(n + 4), pair(n + 6)] }
+    };
+    orient(packet, direction, address, 4, 12);
+    let mut network = Network { transport_offset: IPV6_LENGTH, total_length: 0, later_fragment: false };
+    if shape!(wants.length) != 0 || wants_transport(counted) {
+        network.total_length = u16::from_be(header.half(2)) as u32 + IPV6_LENGTH;
+    }
+    if shape!(wants.protocol) != 0 || counted {
+        let [next_header, _] = header.half(3).to_ne_bytes();
+        (packet.protocol, network.transport_offset, network.later_fragment) =
+            skip_extensions(view, next_header);
+    }
+    network
 }
 
+/// Reads the addresses that somebody looks at; `source` and `destination` are their places in the header.
 #[inline(always)]
-fn orient(packet: &mut Packet, direction: u32, source: Address, destination: Address) {
-    (packet.local, packet.remote) =
-        if direction == EGRESS { (source, destination) } else { (destination, source) };
+fn orient(
+    packet: &mut Packet,
+    direction: u32,
+    address: impl Fn(usize) -> Address,
+    source: usize,
+    destination: usize,
+) {
+    let (local, remote) = if direction == EGRESS { (source, destination) } else { (destination, source) };
+    if shape!(wants.local) != 0 {
+        packet.local = address(local);
+    }
+    if shape!(wants.remote) != 0 {
+        packet.remote = address(remote);
+    }
 }
 
 /// Follows the extension headers: the transport protocol, where its header begins, and whether the packet
@@ -353,9 +330,11 @@ fn ports(packet: &mut Packet, direction: u32, source: u16, destination: u16) {
 fn segments(skb: *mut __sk_buff, network: &Network, packet: &mut Packet) {
     // SAFETY: the verifier checks each access to a field of the context.
     let (size, count) = unsafe { ((*skb).gso_size, (*skb).gso_segs) };
-    packet.length = network.total_length;
     packet.segments = 1;
-    packet.wire_bytes = network.total_length;
+    if shape!(wants.length) != 0 {
+        packet.length = network.total_length;
+        packet.wire_bytes = network.total_length;
+    }
     if size == 0 {
         return;
     }

@@ -24,12 +24,12 @@ const SCTP: u8 = 132;
 /// 4.3.2.3) and the 1280 of IPv6 (RFC 4443, 3.1).
 pub(crate) const QUOTE_BYTES: usize = 512;
 /// Lengths of the headers in front of the quote: the network's and that of ICMP.
-const IPV4_HEADERS: u32 = 20 + 8;
-const IPV6_HEADERS: u32 = 40 + 8;
+pub(crate) const IPV4_HEADERS: u32 = 20 + 8;
+pub(crate) const IPV6_HEADERS: u32 = 40 + 8;
 /// `BPF_ADJ_ROOM_MAC`: behind the header of the link.
 const BEHIND_LINK: u32 = 1;
 /// Must not be fragmented, in the fragment field of IPv4.
-const DONT_FRAGMENT: u16 = 0x4000;
+pub(crate) const DONT_FRAGMENT: u16 = 0x4000;
 /// How far the answer may go.
 const HOP_LIMIT: u8 = 64;
 /// Internetwork control, as routers send errors (RFC 1812, 4.3.2.5).
@@ -40,9 +40,23 @@ const PRECEDENCE: u8 = 0xc0;
 pub(crate) struct Quote {
     /// The beginning of the packet. Twice the room, so that a mask is enough for the verifier to know that the word behind
     /// the packet is in here.
-    bytes: [u32; QUOTE_BYTES / 2],
+    pub(crate) bytes: [u32; QUOTE_BYTES / 2],
     /// The headers in front of it.
-    headers: [u16; 24],
+    pub(crate) headers: [u16; 24],
+}
+
+impl Quote {
+    /// Writes the headers of the error about so many bytes; returns how long they are.
+    #[inline(always)]
+    pub(crate) fn write_headers(&mut self, family: u8, length: u32, icmp: &Message, ends: Ends) -> u32 {
+        if family == 4 {
+            write_ipv4(self, length, icmp, ends);
+            IPV4_HEADERS
+        } else {
+            write_ipv6(self, length, icmp, ends);
+            IPV6_HEADERS
+        }
+    }
 }
 
 /// Makes the error out of the packet; returns what the program returns.
@@ -72,12 +86,8 @@ fn try_reject(question: &Question, walk: &Walk, rule: &Rule) -> Option<i32> {
     let (length, quoted) = quote_packet(question, walk, quote)?;
     let ends = ends_of_answer(&walk.packet, direction);
     let icmp = Message { kind_code: message(reason, walk.packet.family), mtu, quoted };
-    let written = if walk.packet.family == 4 {
-        write_ipv4(question, quote, length, &icmp, ends)
-    } else {
-        write_ipv6(question, quote, length, &icmp, ends)
-    };
-    (written && question.swap_ethernet()).then(|| question.send_back())
+    let headers = quote.write_headers(walk.packet.family, length, &icmp, ends);
+    (put_in_front(question, quote, headers) && question.swap_ethernet()).then(|| question.send_back())
 }
 
 /// Cuts the packet to what is quoted of it; returns the length of that, and its sum as the receiver of the error finds it.
@@ -128,7 +138,7 @@ fn unfinished(question: &Question, transport: u32, packet: &Packet) -> Option<Op
 
 /// The sum of the first bytes of the quote.
 #[inline(always)]
-fn sum_of(quote: &mut Quote, length: u32) -> Option<u64> {
+pub(crate) fn sum_of(quote: &mut Quote, length: u32) -> Option<u64> {
     let words = (length + 3) & 0x3fc;
     if words > QUOTE_BYTES as u32 {
         return None;
@@ -139,11 +149,11 @@ fn sum_of(quote: &mut Quote, length: u32) -> Option<u64> {
 }
 
 /// What the header of ICMP says.
-struct Message {
-    kind_code: (u8, u8),
-    mtu: u32,
+pub(crate) struct Message {
+    pub(crate) kind_code: (u8, u8),
+    pub(crate) mtu: u32,
     /// Sum of the quote.
-    quoted: u64,
+    pub(crate) quoted: u64,
 }
 
 impl Message {
@@ -155,7 +165,7 @@ impl Message {
     }
 }
 
-type Ends = ([u32; 4], [u32; 4]);
+pub(crate) type Ends = ([u32; 4], [u32; 4]);
 
 /// The two halves of a word, as they lie in memory.
 #[inline(always)]
@@ -165,7 +175,7 @@ fn halves(word: u32) -> [u16; 2] {
 }
 
 #[inline(always)]
-fn write_ipv4(question: &Question, quote: &mut Quote, length: u32, icmp: &Message, ends: Ends) -> bool {
+fn write_ipv4(quote: &mut Quote, length: u32, icmp: &Message, ends: Ends) {
     let ([.., source], [.., destination]) = ends;
     let ([s0, s1], [d0, d1]) = (halves(source), halves(destination));
     let version_tos = u16::from_ne_bytes([0x45, PRECEDENCE]);
@@ -191,11 +201,10 @@ fn write_ipv4(question: &Question, quote: &mut Quote, length: u32, icmp: &Messag
         rest_0,
         rest_1,
     ];
-    put_in_front(question, quote, IPV4_HEADERS)
 }
 
 #[inline(always)]
-fn write_ipv6(question: &Question, quote: &mut Quote, length: u32, icmp: &Message, ends: Ends) -> bool {
+fn write_ipv6(quote: &mut Quote, length: u32, icmp: &Message, ends: Ends) {
     let payload = ((8 + length) as u16).to_be();
     let next_hop = u16::from_ne_bytes([ICMPV6, HOP_LIMIT]);
     let ([a, b, c, d], [e, f, g, h]) = ends;
@@ -212,7 +221,6 @@ fn write_ipv6(question: &Question, quote: &mut Quote, length: u32, icmp: &Messag
         *pair = halves(word);
     }
     (*icmp_0, *icmp_1, *icmp_2, *icmp_3) = (kind_code, message, rest_0, rest_1);
-    put_in_front(question, quote, IPV6_HEADERS)
 }
 
 /// Makes room between the header of the link and the quote, and writes the headers of the error there.

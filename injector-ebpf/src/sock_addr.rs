@@ -18,50 +18,57 @@ use aya_ebpf::programs::SockAddrContext;
 use injector_common::call::{self, CALL_BIND, CALL_CONNECT, CALL_SENDMSG, MAX_ERRNO};
 use injector_common::decide::{Outcome, decide, is_meant};
 use injector_common::event::Event;
-use injector_common::layout::{CONTROL_TRACE, Control, MAX_RULES_PER_TARGET, Target};
+use injector_common::layout::{CONTROL_TRACE, Control, MAX_RULES_PER_TARGET, Span};
 use injector_common::packet::{Address, Packet};
 use injector_common::rule::{ACTION_CONNECT, CALL, Rule};
 use injector_common::window::is_over;
 
-use crate::maps::{COUNTERS, EVENTS, EVENTS_LOST, RULES, TARGETS};
+use crate::maps::{COUNTERS, EVENTS, EVENTS_LOST, RULES, needs};
 use crate::memory::{FaultMemory, add_one};
-use crate::strike::{Tries, armed, may_be_target, now_ns};
+use crate::strike::{Tries, armed, now_ns};
+use crate::target::rules_of_cgroup;
 
 const PASS: i32 = 1;
 const FAIL: i32 = 0;
 
 /// connect(2) to an IPv4 address.
 #[cgroup_sock_addr(connect4)]
+#[inline(always)]
 pub fn injector_connect4(ctx: SockAddrContext) -> i32 {
     answer(CALL_CONNECT, ctx.sock_addr, v4)
 }
 
 /// connect(2) to an IPv6 address, IPv4 mapped included.
 #[cgroup_sock_addr(connect6)]
+#[inline(always)]
 pub fn injector_connect6(ctx: SockAddrContext) -> i32 {
     answer(CALL_CONNECT, ctx.sock_addr, v6)
 }
 
 /// bind(2) to an IPv4 address.
 #[cgroup_sock_addr(bind4)]
+#[inline(always)]
 pub fn injector_bind4(ctx: SockAddrContext) -> i32 {
     answer(CALL_BIND, ctx.sock_addr, v4)
 }
 
 /// bind(2) to an IPv6 address, IPv4 mapped included.
 #[cgroup_sock_addr(bind6)]
+#[inline(always)]
 pub fn injector_bind6(ctx: SockAddrContext) -> i32 {
     answer(CALL_BIND, ctx.sock_addr, v6)
 }
 
 /// A UDP send to an IPv4 address. The kernel comes by here with mapped ones too.
 #[cgroup_sock_addr(sendmsg4)]
+#[inline(always)]
 pub fn injector_sendmsg4(ctx: SockAddrContext) -> i32 {
     answer(CALL_SENDMSG, ctx.sock_addr, v4)
 }
 
 /// A UDP send to an IPv6 address.
 #[cgroup_sock_addr(sendmsg6)]
+#[inline(always)]
 pub fn injector_sendmsg6(ctx: SockAddrContext) -> i32 {
     answer(CALL_SENDMSG, ctx.sock_addr, v6)
 }
@@ -84,14 +91,14 @@ fn v6(context: *mut bpf_sock_addr) -> Address {
 #[inline(always)]
 fn answer(call: u32, context: *mut bpf_sock_addr, address: fn(*mut bpf_sock_addr) -> Address) -> i32 {
     let Some(control) = armed() else { return PASS };
-    let Some((id, target)) = target_of_task(control) else { return PASS };
-    if target.calls.count == 0 {
+    let Some((id, rules)) = rules_of_task(control) else { return PASS };
+    if rules.count == 0 {
         return PASS;
     }
     // SAFETY: the verifier checks each access to a field of the context.
     let (protocol, port) = unsafe { ((*context).protocol as u8, u16::from_be((*context).user_port as u16)) };
     let packet = call::packet(call, protocol, address(context), port);
-    match errno_of(control, call, id, &target, packet) {
+    match errno_of(control, call, id, rules, packet) {
         errno @ 1..=MAX_ERRNO => {
             // SAFETY: the helper has no preconditions.
             unsafe { bpf_set_retval(-(errno as i32)) };
@@ -101,9 +108,9 @@ fn answer(call: u32, context: *mut bpf_sock_addr, address: fn(*mut bpf_sock_addr
     }
 }
 
-/// The innermost target whose cgroup holds the caller, and its cgroup id.
+/// The rules of the calls of the innermost target whose cgroup holds the caller, and its cgroup id.
 #[inline(always)]
-pub(crate) fn target_of_task(control: &Control) -> Option<(u64, Target)> {
+pub(crate) fn rules_of_task(control: &Control) -> Option<(u64, Span)> {
     let mut at = 0;
     for &level in &control.levels {
         if at >= control.level_count {
@@ -112,12 +119,8 @@ pub(crate) fn target_of_task(control: &Control) -> Option<(u64, Target)> {
         at += 1;
         // SAFETY: the helper has no preconditions; it returns 0 for "none".
         let id = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
-        if id == 0 || !may_be_target(id) {
-            continue;
-        }
-        // SAFETY: the entry is copied out; the controller replaces entries whole and before it arms.
-        if let Some(target) = unsafe { TARGETS.get(id) } {
-            return Some((id, *target));
+        if let Some(rules) = rules_of_cgroup(id, CALL) {
+            return Some((id, rules));
         }
     }
     None
@@ -138,7 +141,7 @@ struct Walk {
 
 /// Applies the rules of the target's calls, in the order of the file; returns the errno of the first that strikes, else 0.
 #[inline(always)]
-fn errno_of(control: &Control, call: u32, id: u64, target: &Target, packet: Packet) -> u32 {
+fn errno_of(control: &Control, call: u32, id: u64, rules: Span, packet: Packet) -> u32 {
     let now_ns = now_ns(control);
     // A call that another program has refused before is not ours to count.
     // SAFETY: the helper has no preconditions.
@@ -151,12 +154,12 @@ fn errno_of(control: &Control, call: u32, id: u64, target: &Target, packet: Pack
         target: id,
         now_ns,
         elapsed_ns: now_ns.wrapping_sub(control.start_ns),
-        first: target.calls.first,
+        first: rules.first,
         control_flags: control.flags,
         errno: 0,
     };
     blur(&mut walk.packet, now_ns);
-    let count = target.calls.count.min(MAX_RULES_PER_TARGET);
+    let count = rules.count.min(MAX_RULES_PER_TARGET);
     // SAFETY: the callback has the signature that the helper wants, and its context outlives the call.
     unsafe {
         bpf_loop(count, next_rule as *mut c_void, (&raw mut walk).cast(), 0);
@@ -194,14 +197,14 @@ unsafe extern "C" fn next_rule(at: u32, context: *mut c_void) -> i64 {
 #[inline(always)]
 fn apply(walk: &Walk, index: u32) -> u32 {
     let Some(rule) = RULES.get(index) else { return 0 };
-    let treatment = &rule.treatment;
+    let (treatment, needs) = (&rule.treatment, needs());
     if rule.action != ACTION_CONNECT
         || treatment.bits & walk.call == 0
-        || !is_meant(rule, &walk.packet, &Tries)
+        || !is_meant(rule, &walk.packet, &Tries(needs))
     {
         return 0;
     }
-    let Some(memory) = FaultMemory::of(rule.fault) else { return 0 };
+    let memory = FaultMemory::of(rule.fault, needs);
     let outcome = decide(rule, &walk.packet, walk.elapsed_ns, &memory);
     if outcome == Outcome::NotMeant {
         return 0;

@@ -23,11 +23,13 @@ use aya_ebpf::maps::Array;
 use aya_ebpf::programs::{SkBuffContext, SockContext, SockoptContext};
 use injector_common::layout::{ASK_LEVEL, Control};
 use injector_common::packet::{PACKET_HAS_PORTS, Packet};
+use injector_common::rule::INGRESS;
 
 use crate::maps::CONTROL;
 use crate::parse;
-use crate::sock_addr::target_of_task;
-use crate::strike::{Walk, target_of_socket};
+use crate::sock_addr::rules_of_task;
+use crate::strike::Walk;
+use crate::target::rules_of_socket;
 
 const PASS: i32 = 1;
 
@@ -107,7 +109,7 @@ impl SocketNotes {
 /// A socket is made by a process of a target.
 #[cgroup_sock(sock_create)]
 pub fn injector_sock_new(ctx: SockContext) -> i32 {
-    if let Some((id, _)) = control().and_then(target_of_task) {
+    if let Some((id, _)) = control().and_then(rules_of_task) {
         SOCKETS.set(ctx.sock, id);
     }
     PASS
@@ -127,7 +129,7 @@ pub fn injector_sock_seen(ctx: SkBuffContext) -> i32 {
     if socket.is_null() || SOCKETS.get(socket) != 0 {
         return PASS;
     }
-    if let Some((id, _)) = control().and_then(|control| target_of_socket(control, skb)) {
+    if let Some((id, _)) = control().and_then(|control| rules_of_socket(control, skb, INGRESS)) {
         SOCKETS.set(socket, id);
     }
     PASS

@@ -15,14 +15,15 @@ use injector_common::rule::{EGRESS, INGRESS};
 use crate::act;
 use crate::answer::LOOPBACK;
 use crate::dns;
-use crate::maps::INTERFACES;
 use crate::parse::Framing;
 use crate::reject;
 use crate::reset;
-use crate::strike::{Verdict, armed, span, strike, target_of_socket};
+use crate::strike::{Verdict, armed, strike};
+use crate::target::{rules_of_device, rules_of_socket};
 
 /// Packets that leave a cgroup, on every device of every network namespace it uses.
 #[classifier]
+#[inline(always)]
 pub fn injector_egress(ctx: TcContext) -> i32 {
     let skb = ctx.as_ptr().cast();
     act_on_egress(skb, Framing::Ethernet, NO_MARKS, cgroup_egress(skb, Framing::Ethernet))
@@ -30,6 +31,7 @@ pub fn injector_egress(ctx: TcContext) -> i32 {
 
 /// Packets that leave by a device, whoever sent them.
 #[classifier]
+#[inline(always)]
 pub fn injector_dev_out(ctx: TcContext) -> i32 {
     let skb = ctx.as_ptr().cast();
     act_on_egress(skb, Framing::Ethernet, device_marks(), device(skb, Framing::Ethernet, EGRESS))
@@ -37,6 +39,7 @@ pub fn injector_dev_out(ctx: TcContext) -> i32 {
 
 /// Packets that arrive at a device, whoever they are for.
 #[classifier]
+#[inline(always)]
 pub fn injector_dev_in(ctx: TcContext) -> i32 {
     let skb = ctx.as_ptr().cast();
     act_on_ingress(skb, Framing::Ethernet, device(skb, Framing::Ethernet, INGRESS))
@@ -44,6 +47,7 @@ pub fn injector_dev_in(ctx: TcContext) -> i32 {
 
 /// `injector_egress` for devices whose frames begin otherwise.
 #[classifier]
+#[inline(always)]
 pub fn injector_egress_any(ctx: TcContext) -> i32 {
     let skb = ctx.as_ptr().cast();
     act_on_egress(skb, Framing::Unknown, NO_MARKS, cgroup_egress(skb, Framing::Unknown))
@@ -51,6 +55,7 @@ pub fn injector_egress_any(ctx: TcContext) -> i32 {
 
 /// `injector_dev_out` for devices whose frames begin otherwise.
 #[classifier]
+#[inline(always)]
 pub fn injector_dev_out_any(ctx: TcContext) -> i32 {
     let skb = ctx.as_ptr().cast();
     act_on_egress(skb, Framing::Unknown, device_marks(), device(skb, Framing::Unknown, EGRESS))
@@ -58,6 +63,7 @@ pub fn injector_dev_out_any(ctx: TcContext) -> i32 {
 
 /// `injector_dev_in` for devices whose frames begin otherwise.
 #[classifier]
+#[inline(always)]
 pub fn injector_dev_in_any(ctx: TcContext) -> i32 {
     let skb = ctx.as_ptr().cast();
     act_on_ingress(skb, Framing::Unknown, device(skb, Framing::Unknown, INGRESS))
@@ -133,7 +139,7 @@ pub(crate) fn lose() -> i32 {
 #[inline(always)]
 fn cgroup_egress(skb: *mut __sk_buff, framing: Framing) -> Verdict {
     let Some(control) = armed() else { return Verdict::Pass };
-    let Some((id, target)) = target_of_socket(control, skb) else { return Verdict::Pass };
+    let Some((id, rules)) = rules_of_socket(control, skb, EGRESS) else { return Verdict::Pass };
     // SAFETY: the verifier checks each access to a field of the context.
     unsafe {
         if (*skb).tc_index == control.mark {
@@ -141,7 +147,7 @@ fn cgroup_egress(skb: *mut __sk_buff, framing: Framing) -> Verdict {
         }
         (*skb).tc_index = control.mark;
     }
-    strike(control, skb, framing, id, span(&target, EGRESS), EGRESS)
+    strike(control, skb, framing, id, rules, EGRESS)
 }
 
 #[inline(always)]
@@ -163,13 +169,13 @@ fn device(skb: *mut __sk_buff, framing: Framing, direction: u32) -> Verdict {
         }
         return Verdict::Pass;
     }
-    // SAFETY: the entry is copied out; the controller replaces entries whole and before it arms.
-    let Some(target) = (unsafe { INTERFACES.get(ifindex) }) else { return Verdict::Pass };
-    strike(control, skb, framing, ifindex as u64, span(target, direction), direction)
+    let Some(rules) = rules_of_device(ifindex, direction) else { return Verdict::Pass };
+    strike(control, skb, framing, ifindex as u64, rules, direction)
 }
 
 /// Does nothing: what a benchmark compares the others with.
 #[classifier]
+#[inline(always)]
 pub fn injector_empty(_ctx: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }

@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use aya::programs::{Program, TestRun as _, TestRunAttrs, TestRunOptions};
-use injector_common::layout::{Span, Target};
+use injector_common::layout::{AddressKey, Span, Target};
 use injector_common::loss as model;
 use injector_common::matching as border;
+use injector_common::packet::Address;
 use injector_common::rule::{
-    ACTION_LOSS, EGRESS, FREQUENCY_ALWAYS, FREQUENCY_MODEL, FREQUENCY_PROBABILITY, INGRESS, Rule,
+    ACTION_LOSS, EGRESS, FREQUENCY_ALWAYS, FREQUENCY_MODEL, FREQUENCY_PROBABILITY, INGRESS,
+    RULE_SPARES_GATEWAYS, RULE_SPARES_NEIGHBOURS, RULE_SPARES_PORTS, Rule,
 };
 use serde::Serialize;
 
@@ -131,6 +133,7 @@ fn cases(own: &Cgroup) -> Result<Vec<Case>, Failure> {
         rule.model.parameters = [1 << 25, 1 << 30, 0, 1 << 32, 0];
     });
     let all = lossy(|rule| rule.frequency = FREQUENCY_ALWAYS);
+    let all_of_port = Rule { frequency: FREQUENCY_ALWAYS, ..port };
     let device = programs::DEVICE_OUT.for_device(true);
     Ok(vec![
         Case::new("empty program", programs::EMPTY, &image(own.level, BTreeMap::new(), Vec::new()))?,
@@ -154,6 +157,8 @@ fn cases(own: &Cgroup) -> Result<Vec<Case>, Failure> {
         Case::new("XDP: loss 100 %", programs::XDP, &arriving(&all))?,
         Case::new(BARE_DROP, programs::XDP_DROP, &arriving(&all))?.live(),
         Case::new("XDP, live frames: loss 100 %", programs::XDP, &arriving(&all))?.live(),
+        Case::new("XDP, live frames: 100 %, SSH and gateway spared", programs::XDP, &sparing(&all))?.live(),
+        Case::new("XDP, live frames: 100 % of TCP port 5432", programs::XDP, &arriving(&all_of_port))?.live(),
     ])
 }
 
@@ -171,6 +176,14 @@ fn on_device(rule: &Rule) -> Image {
 fn arriving(rule: &Rule) -> Image {
     let target = Target { ingress: Span { first: 0, count: 1 }, ..Target::default() };
     device_image(target, rule)
+}
+
+/// As on an interface of a host with a default gateway, which is not who sends.
+fn sparing(rule: &Rule) -> Image {
+    let flags = RULE_SPARES_NEIGHBOURS | RULE_SPARES_PORTS | RULE_SPARES_GATEWAYS;
+    let rule = Rule { flags, spared_ports: [22, 0, 0, 0], spared_set: 1, ..*rule };
+    let gateway = AddressKey { set: 1, address: Address::from_v4([10, 0, 0, 254]) };
+    Image { addresses: vec![(gateway, 128, 1)], ..arriving(&rule) }
 }
 
 fn device_image(target: Target, rule: &Rule) -> Image {

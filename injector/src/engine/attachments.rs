@@ -61,6 +61,8 @@ pub(super) struct StruckDevice {
     pub(super) takeover: bool,
     /// Whether what arrives is struck at XDP.
     pub(super) at_xdp: bool,
+    /// Whether something that arrives there is sent back from there.
+    pub(super) sends_back: bool,
     /// The way round of what arrives, if some of it is kept back.
     pub(super) detour: Option<Detour>,
 }
@@ -174,8 +176,8 @@ impl Attachments {
             self.devices.extend(site.attach(hands)?);
         }
         if device.at_xdp {
-            self.xdp
-                .insert(device.name.clone(), super::xdp::attach(hands.kernel, &device.name, device.index)?);
+            let at = (device.name.as_str(), device.index);
+            self.xdp.insert(device.name.clone(), super::xdp::attach(hands.kernel, at, device.sends_back)?);
             kill_point("xdp attached");
         }
         if device.per_segment {

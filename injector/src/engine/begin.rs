@@ -164,6 +164,7 @@ pub(super) fn attach_devices(
             queue: None,
             takeover: false,
             at_xdp: false,
+            sends_back: false,
             detour: None,
         });
         device.takeover |= prepared.scenario.targets.get(target).is_some_and(|target| target.takeover);
@@ -175,7 +176,9 @@ pub(super) fn attach_devices(
             if fault.longest_ns > 0 && fault.hooks.contains(&Hook::DeviceIngress) {
                 device.detour = queue.map(|queue| Detour::new(&prepared.id, number, *is_ethernet, queue));
             }
-            device.at_xdp |= fault.hooks.contains(&Hook::DeviceXdp);
+            let at_xdp = fault.hooks.contains(&Hook::DeviceXdp);
+            device.at_xdp |= at_xdp;
+            device.sends_back |= at_xdp && fault.answers;
             if fault.hooks.contains(&Hook::DeviceEgress) {
                 device.ways.insert((Direction::Egress, programs::DEVICE_OUT.for_device(*is_ethernet)));
             }

@@ -13,7 +13,7 @@ use crate::host::{netlink::Netlink, route, ssh};
 use crate::journal::TargetKey;
 use crate::kernel::attach::Rung;
 use crate::plan::{self, Hook, MAX_SPARED_PORTS, PlanError, PlannedFault, StruckInterface, TargetKind};
-use crate::scenario::{Effect, Fault, PeerAddress, Scenario, Selector};
+use crate::scenario::{Direction, Effect, Fault, PeerAddress, Scenario, Selector};
 use crate::target::{ResolvedTarget, RunLeaf, SafetyPolicy, Strike, TargetSpec, plan_run_leaf, resolve};
 
 /// The port of `sshd` where nobody has said otherwise.
@@ -206,7 +206,7 @@ fn resolve_targets(
 
 /// The interfaces among the targets.
 fn interfaces<'a>(
-    scenario: &Scenario,
+    scenario: &'a Scenario,
     targets: &'a BTreeMap<String, TargetPlan>,
 ) -> Vec<StruckInterface<'a>> {
     let interface = |(name, plan): (&'a String, &'a TargetPlan)| {
@@ -217,10 +217,22 @@ fn interfaces<'a>(
             device: &device.name,
             index: device.index,
             is_ethernet: device.is_ethernet(),
+            is_loopback: device.loopback,
+            rejected_by: rejecting(scenario, name),
             hook: scenario.targets.get(name).map(|target| target.hook).unwrap_or_default(),
         })
     };
     targets.iter().filter_map(interface).collect()
+}
+
+/// The fault that rejects what arrives at a target, if one does.
+fn rejecting<'a>(scenario: &'a Scenario, target: &String) -> Option<&'a str> {
+    let rejects = |fault: &&Fault| {
+        matches!(fault.effect, Effect::Reject(_))
+            && fault.direction != Direction::Egress
+            && fault.targets.contains(target)
+    };
+    scenario.faults.iter().find(rejects).map(|fault| fault.id.as_str())
 }
 
 fn warnings_of(target: &TargetPlan) -> Vec<String> {

@@ -5,13 +5,21 @@ use std::collections::BTreeMap;
 use super::attachments::Attachments;
 use super::error::EngineError;
 use crate::errno::name_of;
+use crate::host::link;
 use crate::host::netlink::Netlink;
 use crate::kernel::xdp::{self, Attached, Mode};
 use crate::kernel::{Kernel, KernelError};
 
-/// Attaches to the XDP of a device of the current namespace, which must be nobody's.
-pub(super) fn attach(kernel: &mut Kernel, name: &str, index: u32) -> Result<Attached, EngineError> {
-    let error = match xdp::attach(kernel, name, index) {
+/// Attaches to the XDP of a device of the current namespace, which must be nobody's. `sends_back`: whether it rejects packets.
+pub(super) fn attach(
+    kernel: &mut Kernel,
+    (name, index): (&str, u32),
+    sends_back: bool,
+) -> Result<Attached, EngineError> {
+    // A veth throws away what is sent back natively, without a word, unless its other end polls (NAPI), which it does with a
+    // program of its own or with GRO (`veth_xdp_xmit` in drivers/net/veth.c). Generically it goes like any other packet.
+    let native = !sends_back || !is_veth(index)?;
+    let error = match xdp::attach(kernel, name, index, native) {
         Err(KernelError::Attach { source, .. }) if xdp::is_taken(&source) => source,
         other => return Ok(other?),
     };
@@ -23,6 +31,11 @@ pub(super) fn attach(kernel: &mut Kernel, name: &str, index: u32) -> Result<Atta
         None => format!("not seen by netlink ({})", name_of(&error)),
     };
     Err(EngineError::ForeignXdp { device: name.to_owned(), program })
+}
+
+fn is_veth(index: u32) -> Result<bool, EngineError> {
+    let device = link::get(&mut Netlink::open()?, index)?;
+    Ok(device.is_some_and(|device| device.kind.as_deref() == Some("veth")))
 }
 
 /// How devices are struck at XDP, by name, and a sentence for each whose driver would not.

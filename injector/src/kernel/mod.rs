@@ -9,6 +9,7 @@ mod error;
 mod loader;
 mod object;
 pub mod programs;
+mod shape;
 pub mod xdp;
 
 pub use error::KernelError;

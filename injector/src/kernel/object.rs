@@ -18,6 +18,7 @@ use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
 use super::error::KernelError;
 use super::loader;
+use super::shape::shape_of;
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("INJECTOR_EBPF_OBJECT"));
 
@@ -68,11 +69,14 @@ impl Kernel {
     pub fn load(image: &Image, mark: u16) -> Result<Self, KernelError> {
         check_abi()?;
         let entries = |n: usize| (n as u32).max(1);
-        let needs = needs_of(image).bits();
+        let needs = needs_of(image);
+        let shape = shape_of(image, needs);
+        let needs = needs.bits();
         let mut loader = loader::new();
         loader
             .verifier_log_level(VerifierLogLevel::STATS)
             .override_global("INJECTOR_NEEDS", &needs, true)
+            .override_global("INJECTOR_SHAPE", &shape, true)
             .map_max_entries("TARGETS", entries(image.targets.len()))
             .map_max_entries("INTERFACES", entries(image.interfaces.len()))
             .map_max_entries("RULES", entries(image.rules.len()))

@@ -48,14 +48,19 @@ pub struct Attached {
     _link: OwnedFd,
     /// How it is run.
     pub mode: Mode,
-    /// What the driver answered, where it would not run it.
+    /// What the driver answered, where it was asked and would not run it.
     pub refusal: Option<io::Error>,
 }
 
-/// Attaches the program to a device of the current network namespace, natively if the driver lets us.
+/// Attaches the program to a device of the current network namespace, natively if the driver lets us and `native` is wanted.
 ///
 /// A device has room for one program: another one's makes it `EBUSY`, or `EEXIST` if that is of the other mode.
-pub fn attach(kernel: &mut Kernel, device: &str, ifindex: u32) -> Result<Attached, KernelError> {
+pub fn attach(
+    kernel: &mut Kernel,
+    device: &str,
+    ifindex: u32,
+    native: bool,
+) -> Result<Attached, KernelError> {
     let program = programs::XDP;
     let failed = |mode: Mode, source| {
         let place = format!("{device} (ingress, xdp {})", mode.name());
@@ -63,16 +68,17 @@ pub fn attach(kernel: &mut Kernel, device: &str, ifindex: u32) -> Result<Attache
     };
     let xdp = kernel.xdp(program)?;
     let fd = xdp.fd().map_err(|e| KernelError::program(program, e))?.as_fd().as_raw_fd().cast_unsigned();
-    let refusal = match link(fd, ifindex, Mode::Native) {
-        Ok(link) => return Ok(Attached { _link: link, mode: Mode::Native, refusal: None }),
+    let refusal = match native.then(|| link(fd, ifindex, Mode::Native)) {
+        Some(Ok(link)) => return Ok(Attached { _link: link, mode: Mode::Native, refusal: None }),
         // Neither has to do with the driver.
-        Err(error) if is_taken(&error) || error.raw_os_error() == Some(libc::ENODEV) => {
+        Some(Err(error)) if is_taken(&error) || error.raw_os_error() == Some(libc::ENODEV) => {
             return Err(failed(Mode::Native, error));
         }
-        Err(error) => error,
+        Some(Err(error)) => Some(error),
+        None => None,
     };
     let link = link(fd, ifindex, Mode::Generic).map_err(|e| failed(Mode::Generic, e))?;
-    Ok(Attached { _link: link, mode: Mode::Generic, refusal: Some(refusal) })
+    Ok(Attached { _link: link, mode: Mode::Generic, refusal })
 }
 
 /// Whether an attachment failed because there is another program.

@@ -10,6 +10,8 @@ mod error;
 mod link;
 mod lower;
 mod matching;
+#[cfg(test)]
+mod mechanism_tests;
 mod notes;
 mod partition;
 mod rate;
@@ -34,7 +36,7 @@ pub use xdp::{StruckInterface, XdpError, check_hooks};
 
 use crate::kernel::attach::Rung;
 use crate::kernel::xdp::Mode;
-use crate::scenario::{Direction, Effect, Fault, InterfaceHook, Per, Scenario};
+use crate::scenario::{Direction, Effect, Fault, InterfaceHook, Per, Scenario, keeps_back_what_arrives};
 
 /// Where a target is, once it is found (or made).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +136,10 @@ pub struct PlannedFault {
     pub requested_rate: Option<f64>,
     /// Whether devices must be told to send single segments.
     pub per_segment: bool,
+    /// Whether it answers packets.
+    pub answers: bool,
+    /// Whether what arrives goes round by an ifb, for this fault or for another one of the same interface, and is decided there.
+    pub goes_round: bool,
     /// The longest time that it keeps a packet back; more than 0 takes a queue that keeps departure times.
     pub longest_ns: u64,
     /// What it does not do here, in sentences.
@@ -146,8 +152,8 @@ impl PlannedFault {
     pub fn mechanism(&self, rung: Rung, mode: Option<Mode>) -> String {
         let name = |hook: &Hook| match hook {
             Hook::CgroupEgress | Hook::DeviceEgress => format!("tc egress ({})", rung.name()),
-            // On the way round the program is in front of the queue of the ifb.
-            Hook::DeviceIngress if self.longest_ns > 0 => "ifb".to_owned(),
+            // On the way round all that arrives is decided in front of the queue of the ifb.
+            Hook::DeviceIngress if self.goes_round => "ifb egress (redirected ingress)".to_owned(),
             Hook::DeviceIngress => format!("tc ingress ({})", rung.name()),
             Hook::CgroupIngress => "cgroup_skb ingress".to_owned(),
             Hook::CgroupArrival if self.longest_ns > 0 => {
@@ -205,7 +211,12 @@ pub fn faults(scenario: &Scenario, seed: u64, kind_of: &dyn Fn(&str) -> TargetKi
         cgroup,
         device: if fault.targets.iter().any(at_xdp) { Hook::DeviceXdp } else { Hook::DeviceIngress },
     };
-    let planned = |fault: &Fault| planned(fault, seed, &kinds(fault), ingress(fault));
+    let planned = |fault: &Fault| {
+        let planned = planned(fault, seed, &kinds(fault), ingress(fault));
+        let goes_round = planned.hooks.contains(&Hook::DeviceIngress)
+            && keeps_back_what_arrives(&scenario.targets, &scenario.faults, fault);
+        PlannedFault { goes_round, ..planned }
+    };
     scenario.faults.iter().map(planned).collect()
 }
 
@@ -243,7 +254,7 @@ fn hooks_of(fault: &Fault, kinds: &[TargetKind], ingress: Ingress) -> Vec<Hook> 
 fn planned(fault: &Fault, seed: u64, kinds: &[TargetKind], ingress: Ingress) -> PlannedFault {
     let hooks = hooks_of(fault, kinds, ingress);
     let mut notes = notes::notes(&hooks, &fault.effect);
-    notes.extend(xdp::notes(&hooks, kinds));
+    notes.extend(xdp::notes(&hooks, kinds, &fault.effect));
     if kinds.contains(&TargetKind::Loopback) && fault.direction == Direction::Both {
         notes.push("loopback: each packet leaves and arrives here, so in both directions it is decided twice, and what is asked for as 10% is 19%; take one direction to decide it once".to_owned());
     }
@@ -255,6 +266,8 @@ fn planned(fault: &Fault, seed: u64, kinds: &[TargetKind], ingress: Ingress) -> 
         direction: fault.direction,
         requested_rate: requested(fault),
         per_segment: per_segment(&fault.effect),
+        answers: fault.effect.answers(),
+        goes_round: false,
         longest_ns: treat::longest_ns(&fault.effect),
         notes,
         hooks,

@@ -50,7 +50,7 @@ table! {
         "interface" interface: String,
         /// `true`: the command that `injector run` starts.
         "command" command: bool,
-        /// Where what arrives at an `interface` is struck: `"tc"`, or `"xdp"`, which can lose packets and nothing else.
+        /// Where what arrives at an `interface` is struck: `"tc"`, or `"xdp"`, where packets can be lost, corrupted and rejected.
         /// Default: `"tc"`.
         "hook" hook: InterfaceHook,
         /// `true`: a configured root qdisc may be replaced for faults that keep packets back even if it can't be put back

@@ -50,6 +50,7 @@ pub use model::{
 pub use quantity::{Budget, LengthRange, Nth, P32};
 pub use read::{Key, Reader};
 pub use source::{Source, SourceText};
+pub(crate) use validate::direction::keeps_back_what_arrives;
 
 use document::Document;
 use read::Read as _;

@@ -51,3 +51,4 @@ mod timed;
 mod tun;
 mod windows;
 mod xdp;
+mod xdp_changes;

@@ -15,7 +15,7 @@ use crate::support::{
 /// Datagrams of one flow.
 const DATAGRAMS: u32 = 1000;
 
-fn apply(netns: &Netns, device: &str, hook: &str, faults: &[String]) -> Experiment {
+pub(crate) fn apply(netns: &Netns, device: &str, hook: &str, faults: &[String]) -> Experiment {
     let faults: Vec<&str> = faults.iter().map(String::as_str).collect();
     let text = scenario(11, &format!("interface = \"{device}\"\nhook = \"{hook}\""), &faults);
     Experiment::apply_with(&text, |command| command.in_netns(netns))
@@ -29,7 +29,7 @@ fn on_port(port: u16, frequency: &str) -> String {
     )
 }
 
-fn mechanism(report: &Report) -> &str {
+pub(crate) fn mechanism(report: &Report) -> &str {
     report.object["faults"][0]["mechanism"].as_str().unwrap()
 }
 

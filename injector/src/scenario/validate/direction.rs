@@ -51,7 +51,11 @@ fn problem(
 }
 
 /// Whether some fault on the same target keeps back what arrives there.
-fn keeps_back_what_arrives(targets: &BTreeMap<String, Target>, faults: &[Fault], fault: &Fault) -> bool {
+pub(crate) fn keeps_back_what_arrives(
+    targets: &BTreeMap<String, Target>,
+    faults: &[Fault],
+    fault: &Fault,
+) -> bool {
     // Two names of targets may mean the same, as far as the file tells.
     let selector = |name: &String| targets.get(name).map(|target| &target.selector);
     let is_same = |one: &String, two: &String| {

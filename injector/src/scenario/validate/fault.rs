@@ -135,7 +135,7 @@ fn strikes_interface(entry: &FaultEntry, scope: &Scope<'_>) -> bool {
     all.into_iter().any(|(key, entry)| is_target(&key.text) && is_interface(entry))
 }
 
-/// At XDP a packet is dropped or goes on as it is, and nobody knows how many of the wire's packets it is made of.
+/// At XDP a packet is lost, corrupted or rejected, and nobody knows how many of the wire's packets it is made of.
 fn check_hook(
     entry: &FaultEntry,
     effect: &Effect,
@@ -152,12 +152,12 @@ fn check_hook(
         return;
     };
     let problem = match effect {
-        Effect::Loss(Loss { per: Per::Packet, .. }) => return,
+        Effect::Loss(Loss { per: Per::Packet, .. }) | Effect::Corrupt(_) | Effect::Reject(_) => return,
         Effect::Loss(_) => {
             "`per = \"segment\"` is not possible at XDP, which does not know of segments".to_owned()
         }
         _ => format!(
-            "`{}` is not possible at XDP, where what arrives is lost or goes on as it is",
+            "`{}` is not possible at XDP, where what arrives is lost, corrupted or rejected",
             effect.kind()
         ),
     };

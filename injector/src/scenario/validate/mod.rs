@@ -2,7 +2,7 @@
 //!
 //! Everything is checked even after an error, so that one reading finds all of them.
 
-mod direction;
+pub(crate) mod direction;
 mod expect;
 mod fault;
 mod ids;
