@@ -365,7 +365,9 @@ fn count(rule: &Rule, segments: u32, index: u32, outcome: Outcome) {
     }
 }
 
-#[inline(always)]
+/// Records a decision. A function of its own, so that what it keeps is not on the stack of all that the rules call: Linux 6.1 adds that up,
+/// and has nothing left.
+#[inline(never)]
 fn trace(rule: &Rule, walk: &Walk, index: u32, outcome: Outcome) {
     if let Some(mut entry) = EVENTS.reserve::<Event>(0) {
         entry.write(Event {
