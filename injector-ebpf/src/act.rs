@@ -63,11 +63,19 @@ pub(crate) fn arrive(skb: *mut __sk_buff, framing: Framing, mark: u32) -> i32 {
     let Some(walk) = walk(INGRESS) else { return TC_ACT_UNSPEC };
     change::apply(skb, framing, walk);
     let (rule, failed) = (walk.treated_by, walk.failed);
-    let sent = send_copies(skb, mark, TO_INGRESS, walk.way.copies);
+    let sent = send_copies(skb, mark, way_in(skb), walk.way.copies);
     if failed != 0 || !sent {
         count_failed(rule);
     }
     TC_ACT_UNSPEC
+}
+
+/// How a copy of what arrives comes in. What leaves loopback arrives there, with the route that it was given when it was sent. One that is put
+/// in at ingress has none, and an IPv4 packet to 127.0.0.1 is then dropped as a martian (`ip_route_input_slow`).
+#[inline(always)]
+fn way_in(skb: *mut __sk_buff) -> u64 {
+    // SAFETY: the verifier checks each access to a field of the context.
+    if unsafe { (*skb).ifindex } == LOOPBACK { 0 } else { TO_INGRESS }
 }
 
 /// A packet that arrives at a cgroup. One that is kept back gets the mark `round`, by which it is sent the way round; its copies, which the plan
@@ -82,11 +90,7 @@ pub(crate) fn arrive_at_cgroup(skb: *mut __sk_buff, framing: Framing, arrived: u
         // SAFETY: the verifier checks each access to a field of the context.
         unsafe { (*skb).tc_index = round };
     }
-    // What leaves loopback arrives there, with the route that it was given when it was sent. One that is put in at ingress has none, and
-    // an IPv4 packet to 127.0.0.1 is then dropped as a martian (`ip_route_input_slow`).
-    // SAFETY: as above.
-    let to = if unsafe { (*skb).ifindex } == LOOPBACK { 0 } else { TO_INGRESS };
-    if !send_copies(skb, arrived, to, copies) {
+    if !send_copies(skb, arrived, way_in(skb), copies) {
         count_failed(rule);
     }
     TC_ACT_UNSPEC

@@ -73,7 +73,7 @@ pub fn injector_dev_in_any(ctx: TcContext) -> i32 {
 fn act_on_ingress(skb: *mut __sk_buff, framing: Framing, verdict: Verdict) -> i32 {
     match verdict {
         Verdict::Pass => TC_ACT_UNSPEC,
-        Verdict::Treat => act::arrive(skb, framing, device_mark()),
+        Verdict::Treat => act::arrive(skb, framing, arrival_mark(skb)),
         Verdict::Answer => dns::answer(skb, framing, INGRESS),
         Verdict::Reset => reset::reset(skb, framing, INGRESS, answer_mark()),
         Verdict::Reject => reject::reject(skb, framing, INGRESS, answer_mark()),
@@ -116,6 +116,14 @@ pub(crate) const ANSWER_MARK: u32 = 0xc000;
 #[inline(always)]
 fn device_mark() -> u32 {
     armed().map_or(NO_MARK, |control| control.mark ^ DEVICE_MARK)
+}
+
+/// The mark of the clones of what arrives at a device. On loopback they come in by way of its egress, and answers are what is known in both
+/// places there.
+#[inline(always)]
+fn arrival_mark(skb: *mut __sk_buff) -> u32 {
+    // SAFETY: the verifier checks each access to a field of the context.
+    if unsafe { (*skb).ifindex } == LOOPBACK { answer_mark() } else { device_mark() }
 }
 
 /// The mark of the answers to a device's packets.

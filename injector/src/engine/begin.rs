@@ -19,8 +19,25 @@ use crate::host::process::ProcessId;
 use crate::host::tc::Direction;
 use crate::journal::{self, Header, Journal};
 use crate::kernel::programs;
-use crate::plan::{Hook, Place};
+use crate::plan::{Hook, Place, World};
 use crate::target::{Acquired, acquire, acquire_run_leaf};
+
+/// What the rules are made from, with the devices that there are by now.
+pub(super) fn world(
+    prepared: &Prepared,
+    places: &BTreeMap<String, Place>,
+    devices: BTreeMap<String, Vec<u32>>,
+) -> World {
+    World {
+        places: places.clone(),
+        peers: prepared.peers.clone(),
+        nodes: prepared.nodes.clone(),
+        devices,
+        spared_ports: prepared.spared_ports.clone(),
+        spared_addresses: prepared.spared_addresses.clone(),
+        trace: prepared.options.trace,
+    }
+}
 
 /// The first line of the experiment's journal.
 pub(super) fn header(prepared: &Prepared) -> Result<Header, EngineError> {

@@ -9,7 +9,9 @@ use jiff::Timestamp;
 use nix::time::{ClockId, clock_gettime};
 
 use super::attachments::{Attachments, Hands};
-use super::begin::{acquire_targets, attach_cgroups, attach_devices, cgroup_ways, header, mark_of, queue_of};
+use super::begin::{
+    acquire_targets, attach_cgroups, attach_devices, cgroup_ways, header, mark_of, queue_of, world,
+};
 use super::error::EngineError;
 use super::links::Links;
 use super::prepare::Prepared;
@@ -20,10 +22,10 @@ use crate::host::cgroup::{Cgroup, CgroupError, Hierarchy};
 use crate::host::link;
 use crate::host::netlink::Netlink;
 use crate::journal::{Entry, Journal, Store};
+use crate::kernel::Kernel;
 use crate::kernel::xdp::Mode;
-use crate::kernel::{Image, Kernel};
 use crate::kill_point::kill_point;
-use crate::plan::{self, Lowered, Place, PlannedFault, World};
+use crate::plan::{self, Lowered, Place, PlannedFault};
 use crate::report::{self, FaultReport, Outcome, Report};
 
 /// How the warning begins that names of devices mean too much by now; it is given once.
@@ -261,7 +263,7 @@ impl Session {
         let devices = plan::device_indices(&self.prepared.scenario, &names)?;
         let world = world(&self.prepared, &self.places, devices);
         let lowered = plan::lower(&self.prepared.scenario, self.prepared.seed, &world)?;
-        for (index, rule) in changed_rules(&self.lowered.image, &lowered.image) {
+        for (index, rule) in lowered.image.rules_changed_since(&self.lowered.image) {
             self.kernel.set_rule(index, rule)?;
         }
         self.lowered = lowered;
@@ -393,32 +395,4 @@ fn take_back(mut journal: Journal) -> Result<(), EngineError> {
         return Err(EngineError::Leftovers(failed));
     }
     Ok(journal.close()?)
-}
-
-fn world(
-    prepared: &Prepared,
-    places: &BTreeMap<String, Place>,
-    devices: BTreeMap<String, Vec<u32>>,
-) -> World {
-    World {
-        places: places.clone(),
-        peers: prepared.peers.clone(),
-        nodes: prepared.nodes.clone(),
-        devices,
-        spared_ports: prepared.spared_ports.clone(),
-        spared_addresses: prepared.spared_addresses.clone(),
-        trace: prepared.options.trace,
-    }
-}
-
-fn changed_rules<'a>(
-    old: &Image,
-    new: &'a Image,
-) -> impl Iterator<Item = (u32, &'a injector_common::rule::Rule)> {
-    let old = old.rules.clone();
-    new.rules
-        .iter()
-        .enumerate()
-        .filter(move |(n, rule)| old.get(*n) != Some(rule))
-        .map(|(n, r)| (n as u32, r))
 }

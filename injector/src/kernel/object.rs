@@ -64,6 +64,14 @@ pub struct Kernel {
     control: Control,
 }
 
+impl Image {
+    /// The rules that are others than in an older image, and their places.
+    pub fn rules_changed_since<'a>(&'a self, old: &'a Self) -> impl Iterator<Item = (u32, &'a Rule)> {
+        let numbered = self.rules.iter().enumerate();
+        numbered.filter(|(n, rule)| old.rules.get(*n) != Some(rule)).map(|(n, rule)| (n as u32, rule))
+    }
+}
+
 impl Kernel {
     /// Creates the maps and fills them. Nothing is attached, and nothing is armed.
     pub fn load(image: &Image, mark: u16) -> Result<Self, KernelError> {

@@ -103,4 +103,6 @@ pub fn find(name: &str) -> Option<&'static dyn Kind> {
 }
 
 #[cfg(test)]
+mod refusal_tests;
+#[cfg(test)]
 mod tests;

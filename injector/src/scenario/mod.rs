@@ -19,6 +19,7 @@ mod flags;
 mod matching;
 mod model;
 pub(crate) mod nearest;
+mod partition;
 pub mod quantity;
 pub(crate) mod read;
 mod render;
@@ -36,8 +37,8 @@ pub use dns::{Dns, DnsAnswer, DnsName};
 pub use document::FaultTable;
 pub(crate) use document::MatchTable;
 pub use effect::{
-    Capacity, Corrupt, CorruptMode, Delay, Distribution, Effect, IcmpError, Loss, LossModel, Partition, Per,
-    Queue, Rate, Refusal, Reject, Reorder, Reset, ResetSide, Shape, Times,
+    Capacity, Corrupt, CorruptMode, Delay, Distribution, Effect, IcmpError, Loss, LossModel, Per, Queue,
+    Rate, Refusal, Reject, Reorder, Reset, ResetSide, Times,
 };
 pub use flags::Overrides;
 pub use matching::{
@@ -47,6 +48,7 @@ pub use model::{
     Comparison, Direction, Expectation, Expected, Fault, Frequency, InterfaceHook, Metric, PeerAddress,
     Scenario, Selector, Target, When,
 };
+pub use partition::{Partition, Shape};
 pub use quantity::{Budget, LengthRange, Nth, P32};
 pub use read::{Key, Reader};
 pub use source::{Source, SourceText};

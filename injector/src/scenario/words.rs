@@ -1,7 +1,8 @@
 //! The words of the language: enums that are written as one of a few texts.
 
-use super::effect::{CorruptMode, Distribution, IcmpError, Per, ResetSide, Shape};
+use super::effect::{CorruptMode, Distribution, IcmpError, Per, ResetSide};
 use super::model::{Direction, InterfaceHook};
+use super::partition::Shape;
 
 /// An enum whose values are words.
 pub(crate) trait Word: Copy + 'static {

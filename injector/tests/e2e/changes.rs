@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
-use crate::scene::Scene;
-use crate::support::{Experiment, Located as _, Report, SERVER_V4, root_or_skip, wait_until};
+use crate::scene::{Scene, scenario};
+use crate::support::{Experiment, Located as _, Netns, Report, SERVER_V4, root_or_skip, wait_until};
 use crate::timed::packets_can_wait;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -14,7 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What both agents learn.
 const ZEROS: &str = r#"
 def zeros(host, port, count):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as s:
         for n in range(count):
             s.sendto(bytes(64), (host, port))
 
@@ -218,6 +219,30 @@ fn tcp_delivers_what_was_corrupted_silently_and_counts_what_was_marked() {
     let fault = report.fault("mark-ecn");
     assert_eq!((fault.injected, after[2] - between[2]), (5, fault.segments_injected));
     assert_eq!(failed(&report, "mark-ecn"), 0);
+}
+
+#[test]
+fn copies_on_loopback_arrive_whichever_way_they_are_struck() {
+    if !root_or_skip() {
+        return;
+    }
+    let netns = Netns::new();
+    let mut sender = Agent::start_with(ZEROS, |command| command.in_netns(&netns));
+    let mut receiver = Agent::start_with(ZEROS, |command| command.in_netns(&netns));
+    receiver.ask("bind(5001)");
+    for direction in ["egress", "ingress"] {
+        let fault = format!(
+            "kind = \"network.duplicate\"\nnth = \"2+2\"\ndirection = \"{direction}\"\nmatch = {{ protocol = \"udp\" }}"
+        );
+        let text = scenario(1, "interface = \"lo\"", &[&fault]);
+        let experiment = Experiment::apply_with(&text, |command| command.in_netns(&netns));
+        for host in ["127.0.0.1", "::1"] {
+            sender.ask(&format!("zeros('{host}', 5001, 20)"));
+            let came = receiver.ask("bits(5001, 1)");
+            assert_eq!(came.as_array().unwrap().len(), 30, "{direction}, to {host}");
+        }
+        assert_eq!(experiment.end().only().injected, 20, "{direction}: copies are not decided over");
+    }
 }
 
 #[test]

@@ -38,8 +38,8 @@ const SHORTEST: &str = "host";
 /// What `cargo xtask test` runs where, the longest first. All on all takes two hours in emulation, more than CI has, and is
 /// what `cargo xtask vm` does. Here each test of the two long programs runs on one stock kernel, dealt out by turns in the
 /// order of their names, so that the tests of one subject meet all of them; the short one runs on each. Those about time run once
-/// more, where it is exact. That every kernel
-/// takes every program is a stage of its own, and this machine's own kernel runs all tests too.
+/// more, where it is exact. That every kernel takes every program is a stage of its own, and this machine's own kernel runs all
+/// tests too.
 const SHARES: [(&str, Series, Share); 10] = [
     ("e2e", Series::V7_3, Share::Third(0)),
     ("e2e", Series::V6_1, Share::Third(1)),
@@ -105,6 +105,9 @@ pub(crate) struct VmArgs {
     /// Add a program of this machine to the guest, with its libraries (a name in PATH or a path)
     #[arg(long = "bin", value_name = "NAME")]
     bins: Vec<String>,
+    /// Run what `cargo xtask test` runs: each test on one kernel
+    #[arg(long, conflicts_with_all = ["shell_command", "filters", "accel"])]
+    shares: bool,
     /// Look for a newer package of the kernel even if one is cached
     #[arg(long)]
     refresh: bool,
@@ -209,12 +212,16 @@ pub(crate) fn command(args: &VmArgs) -> Result<()> {
     let programs = Programs::build()?;
     let mut jobs = match &args.shell_command {
         Some(command) => vec![Job::shell("command", command)],
+        None if args.shares => Job::programs_and_tests(&programs)?,
         None => Job::tests(&args.filters),
     };
     for job in &mut jobs {
         job.bins.clone_from(&args.bins);
         job.timeout = Duration::from_secs(args.timeout_s);
-        job.accel = args.accel;
+        // Some of those say themselves how they are run.
+        if !args.shares {
+            job.accel = args.accel;
+        }
     }
     let runs = run_all(&kernels, &programs, &jobs)?;
     if args.shell_command.is_some() {
