@@ -59,12 +59,19 @@ pub(super) struct StruckDevice {
     pub(super) queue: Option<Queue>,
     /// Whether a configured root qdisc may be lost for that.
     pub(super) takeover: bool,
-    /// Whether what arrives is struck at XDP.
-    pub(super) at_xdp: bool,
-    /// Whether something that arrives there is sent back from there.
-    pub(super) sends_back: bool,
+    /// What is done at XDP to what arrives, if anything is.
+    pub(super) at_xdp: Option<AtXdp>,
     /// The way round of what arrives, if some of it is kept back.
     pub(super) detour: Option<Detour>,
+}
+
+/// What is done to packets at XDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum AtXdp {
+    /// They are lost or changed.
+    Takes,
+    /// Some are sent back as another packet.
+    SendsBack,
 }
 
 /// How cgroup targets are struck at the devices of their network namespaces.
@@ -175,9 +182,9 @@ impl Attachments {
                 Site { rung: self.rung, namespace, name: &device.name, index: device.index, way, program };
             self.devices.extend(site.attach(hands)?);
         }
-        if device.at_xdp {
+        if let Some(done) = device.at_xdp {
             let at = (device.name.as_str(), device.index);
-            self.xdp.insert(device.name.clone(), super::xdp::attach(hands.kernel, at, device.sends_back)?);
+            self.xdp.insert(device.name.clone(), super::xdp::attach(hands.kernel, at, done)?);
             kill_point("xdp attached");
         }
         if device.per_segment {

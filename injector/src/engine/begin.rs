@@ -7,7 +7,7 @@ use std::fs::File;
 
 use jiff::Timestamp;
 
-use super::attachments::{Attachments, CgroupWays, Hands, StruckDevice};
+use super::attachments::{AtXdp, Attachments, CgroupWays, Hands, StruckDevice};
 use super::detour::Detour;
 use super::error::EngineError;
 use super::prepare::{Prepared, TargetPlan};
@@ -180,8 +180,7 @@ pub(super) fn attach_devices(
             per_segment: false,
             queue: None,
             takeover: false,
-            at_xdp: false,
-            sends_back: false,
+            at_xdp: None,
             detour: None,
         });
         device.takeover |= prepared.scenario.targets.get(target).is_some_and(|target| target.takeover);
@@ -193,9 +192,10 @@ pub(super) fn attach_devices(
             if fault.longest_ns > 0 && fault.hooks.contains(&Hook::DeviceIngress) {
                 device.detour = queue.map(|queue| Detour::new(&prepared.id, number, *is_ethernet, queue));
             }
-            let at_xdp = fault.hooks.contains(&Hook::DeviceXdp);
-            device.at_xdp |= at_xdp;
-            device.sends_back |= at_xdp && fault.answers;
+            if fault.hooks.contains(&Hook::DeviceXdp) {
+                let done = if fault.answers { AtXdp::SendsBack } else { AtXdp::Takes };
+                device.at_xdp = device.at_xdp.max(Some(done));
+            }
             if fault.hooks.contains(&Hook::DeviceEgress) {
                 device.ways.insert((Direction::Egress, programs::DEVICE_OUT.for_device(*is_ethernet)));
             }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::attachments::Attachments;
+use super::attachments::{AtXdp, Attachments};
 use super::error::EngineError;
 use crate::errno::name_of;
 use crate::host::link;
@@ -10,15 +10,15 @@ use crate::host::netlink::Netlink;
 use crate::kernel::xdp::{self, Attached, Mode};
 use crate::kernel::{Kernel, KernelError};
 
-/// Attaches to the XDP of a device of the current namespace, which must be nobody's. `sends_back`: whether it rejects packets.
+/// Attaches to the XDP of a device of the current namespace, which must be nobody's.
 pub(super) fn attach(
     kernel: &mut Kernel,
     (name, index): (&str, u32),
-    sends_back: bool,
+    done: AtXdp,
 ) -> Result<Attached, EngineError> {
     // A veth throws away what is sent back natively, without a word, unless its other end polls (NAPI), which it does with a
     // program of its own or with GRO (`veth_xdp_xmit` in drivers/net/veth.c). Generically it goes like any other packet.
-    let native = !sends_back || !is_veth(index)?;
+    let native = done != AtXdp::SendsBack || !is_veth(index)?;
     let error = match xdp::attach(kernel, name, index, native) {
         Err(KernelError::Attach { source, .. }) if xdp::is_taken(&source) => source,
         other => return Ok(other?),
