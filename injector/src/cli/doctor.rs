@@ -174,8 +174,9 @@ fn arrivals(name: &str, way: Result<(), EngineError>, leads: &str) -> Row {
     Row::new(name, fact, false, &remedy)
 }
 
+/// One program of each type; `injector programs` has all of them.
 fn loads() -> Vec<Row> {
-    let reports = match programs::load_all() {
+    let reports = match programs::load_each_type() {
         Ok(reports) => reports,
         Err(error) => {
             return vec![Row::new("BPF maps", Fact::No(error.to_string()), true, "see the error")];

@@ -62,6 +62,11 @@ pub const XDP_DROP: &str = "injector_xdp_drop";
 /// Does nothing, at traffic control: for trials, and for comparison.
 pub const EMPTY: &str = "injector_empty";
 
+/// One of each type, with all that it can be asked for. The others differ in what is in front of the same code, and to load all takes
+/// seconds.
+const OF_EACH_TYPE: [&str; 7] =
+    [EGRESS.ethernet, ARRIVE.ethernet, INGRESS, XDP, CONNECT[0], SOCKET_NEW, SOCKET_OLD];
+
 /// How the kernel took one program.
 #[derive(Debug, Serialize)]
 pub struct ProgramReport {
@@ -83,6 +88,12 @@ pub struct ProgramReport {
 pub fn load_all() -> Result<Vec<ProgramReport>, KernelError> {
     let mut kernel = Kernel::load(&Image::default(), 1)?;
     Ok(kernel.program_names().into_iter().map(|name| report(&mut kernel, name)).collect())
+}
+
+/// The same of one program of each type.
+pub fn load_each_type() -> Result<Vec<ProgramReport>, KernelError> {
+    let mut kernel = Kernel::load(&Image::default(), 1)?;
+    Ok(OF_EACH_TYPE.iter().map(|name| report(&mut kernel, (*name).to_owned())).collect())
 }
 
 fn report(kernel: &mut Kernel, name: String) -> ProgramReport {

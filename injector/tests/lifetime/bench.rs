@@ -16,7 +16,7 @@ use crate::support::{
 };
 
 /// How long arming and reverting may take. Emulated machines are slow.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A duration that no test waits for, and longer than any takes: several runs of `injector`, each of which takes
 /// seconds in an emulated machine, go by within one experiment.
