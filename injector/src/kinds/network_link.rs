@@ -48,12 +48,9 @@ impl Kind for NetworkLink {
         let given = [
             ("direction", fault.direction.as_ref().map(|given| given.span)),
             ("match", fault.matcher.as_ref().map(|given| given.span)),
-            ("probability", fault.probability.as_ref().map(|given| given.span)),
-            ("nth", fault.nth.as_ref().map(|given| given.span)),
-            ("limit", fault.limit.as_ref().map(|given| given.span)),
-            ("budget", fault.budget.as_ref().map(|given| given.span)),
         ];
-        for (key, span) in given.into_iter().filter_map(|(key, span)| Some((key, span?))) {
+        let given = given.into_iter().filter_map(|(key, span)| Some((key, span?)));
+        for (key, span) in given.chain(fault.choosing_keys()) {
             errors
                 .at(span, format!("a link is down for everything, so `{key}` has no meaning"))
                 .hint(format!("leave `{key}` out; for some packets: `network.loss`"));

@@ -150,13 +150,7 @@ impl Kind for NetworkRate {
 
     /// What goes over the link is said by `match`: a link does not carry one packet and let another one pass by.
     fn check(&self, _: &Effect, fault: &FaultTable, errors: &mut Errors) {
-        let given = [
-            ("probability", fault.probability.as_ref().map(|given| given.span)),
-            ("nth", fault.nth.as_ref().map(|given| given.span)),
-            ("limit", fault.limit.as_ref().map(|given| given.span)),
-            ("budget", fault.budget.as_ref().map(|given| given.span)),
-        ];
-        for (key, span) in given.into_iter().filter_map(|(key, span)| Some((key, span?))) {
+        for (key, span) in fault.choosing_keys() {
             errors
                 .at(span, format!("every matching packet takes the link, so `{key}` has no meaning"))
                 .hint(format!("leave `{key}` out; `match` says which packets take the link"));

@@ -11,6 +11,7 @@ use super::fields::{AddressText, Comparable, Dscp, FamilyNumber, FlagsText, Port
 use super::model::{Direction, InterfaceHook};
 use super::quantity::{Budget, DurationNs, LengthRange, Nth, P32};
 use super::read::{List, Named, OneOrMany, Read, Whole, table};
+use super::source::Span;
 use super::tree::Node;
 
 /// The one version of the language there is.
@@ -91,6 +92,19 @@ table! {
         "budget" budget: Budget,
         /// When the fault may strike. Default: the whole duration.
         "when" when: WhenTable,
+    }
+}
+
+impl FaultTable {
+    /// The keys that are given of those which choose among the packets that are meant, for kinds that take all of them.
+    pub(crate) fn choosing_keys(&self) -> impl Iterator<Item = (&'static str, Span)> {
+        let given = [
+            ("probability", self.probability.as_ref().map(|given| given.span)),
+            ("nth", self.nth.as_ref().map(|given| given.span)),
+            ("limit", self.limit.as_ref().map(|given| given.span)),
+            ("budget", self.budget.as_ref().map(|given| given.span)),
+        ];
+        given.into_iter().filter_map(|(key, span)| Some((key, span?)))
     }
 }
 

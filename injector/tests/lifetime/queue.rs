@@ -33,6 +33,21 @@ fn root_of(bench: &Bench) -> String {
     format!("{}\n{classes}", serde_json::to_string_pretty(&qdiscs).unwrap())
 }
 
+/// A bench on whose device somebody has configured a queue; `None` where the kernel has no fq to replace it.
+fn configured(lines: &[&str]) -> Option<Bench> {
+    if !root_or_skip() {
+        return None;
+    }
+    let bench = Bench::paired();
+    if !bench.has_fq() {
+        return None;
+    }
+    for line in lines {
+        bench.netns.tc(line);
+    }
+    Some(bench)
+}
+
 fn assert_fq(bench: &Bench) -> String {
     let root = root_of(bench);
     assert!(root.contains("\"fq\"") && root.matches("\"kind\"").count() == 1, "{root}");
@@ -41,22 +56,14 @@ fn assert_fq(bench: &Bench) -> String {
 
 #[test]
 fn a_configured_root_qdisc_comes_back_with_all_below_it() {
-    if !root_or_skip() {
-        return;
-    }
-    let bench = Bench::paired();
-    if !bench.has_fq() {
-        return;
-    }
-    for line in [
+    let lines = [
         "qdisc add dev veth0 root handle 17: htb default 12",
         "class add dev veth0 parent 17: classid 17:1 htb rate 100mbit",
         "class add dev veth0 parent 17:1 classid 17:12 htb rate 80mbit ceil 90mbit",
         // It lets a full frame pass and no more, which `tc` does not show.
         "qdisc add dev veth0 parent 17:12 handle 18: tbf rate 77777kbit burst 1514 limit 90000",
-    ] {
-        bench.netns.tc(line);
-    }
+    ];
+    let Some(bench) = configured(&lines) else { return };
     let (before, root) = (bench.listing(), root_of(&bench));
     let passes = |bytes: usize| {
         let mut ping = sh(&format!("ping -n -c 1 -W 1 -s {} {SERVER_V4} || true", bytes - 42));
@@ -91,19 +98,11 @@ fn a_configured_root_qdisc_comes_back_with_all_below_it() {
 
 #[test]
 fn a_root_qdisc_that_can_not_be_put_back_is_lost_only_if_the_target_says_so() {
-    if !root_or_skip() {
-        return;
-    }
-    let bench = Bench::paired();
-    if !bench.has_fq() {
-        return;
-    }
-    for line in [
+    let lines = [
         "qdisc add dev veth0 root handle 17: htb default 12",
         "class add dev veth0 parent 17: classid 17:12 htb rate 80mbit",
-    ] {
-        bench.netns.tc(line);
-    }
+    ];
+    let Some(bench) = configured(&lines) else { return };
     let without_filter = (bench.listing(), root_of(&bench));
     bench.netns.tc("filter add dev veth0 parent 17: protocol ip u32 match u32 0 0 flowid 17:12");
     let before = bench.listing();
@@ -125,15 +124,8 @@ fn a_root_qdisc_that_can_not_be_put_back_is_lost_only_if_the_target_says_so() {
 
 #[test]
 fn two_experiments_share_a_queue_and_it_goes_with_the_last() {
-    if !root_or_skip() {
-        return;
-    }
-    let bench = Bench::paired();
-    if !bench.has_fq() {
-        return;
-    }
     // What the first has replaced the second puts back.
-    bench.netns.tc("qdisc add dev veth0 root handle 17: pfifo limit 77");
+    let Some(bench) = configured(&["qdisc add dev veth0 root handle 17: pfifo limit 77"]) else { return };
     let before = bench.listing();
     // The second one's cgroup needs a process in the namespace.
     let keeper = bench.sleeper(&bench.b);
