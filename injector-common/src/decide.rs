@@ -120,14 +120,28 @@ fn is_spared<S: AddressSets>(rule: &Rule, packet: &Packet, sets: &S) -> bool {
 /// `elapsed_ns` is the time since the start of the experiment; the caller has checked the deadline.
 #[inline(always)]
 pub fn decide<M: Memory>(rule: &Rule, packet: &Packet, elapsed_ns: u64, memory: &M) -> Outcome {
+    decide_or_stay(rule, packet, elapsed_ns, memory, false)
+}
+
+/// The same, of a fault that strikes in any case once it has struck, within its bounds: see [`stays`].
+#[inline(always)]
+pub fn decide_or_stay<M: Memory>(
+    rule: &Rule,
+    packet: &Packet,
+    elapsed_ns: u64,
+    memory: &M,
+    has_struck: bool,
+) -> Outcome {
     let needs = memory.needs();
     if needs.window() && !rule.window.is_always_open() && !rule.window.is_open(elapsed_ns) {
         return Outcome::NotMeant;
     }
-    match is_struck(rule, packet, elapsed_ns, memory) {
-        None => return Outcome::Contended,
-        Some(false) => return Outcome::Matched,
-        Some(true) => {}
+    if !has_struck {
+        match is_struck(rule, packet, elapsed_ns, memory) {
+            None => return Outcome::Contended,
+            Some(false) => return Outcome::Matched,
+            Some(true) => {}
+        }
     }
     if !needs.bounds() {
         return Outcome::Injected;
@@ -141,6 +155,29 @@ pub fn decide<M: Memory>(rule: &Rule, packet: &Packet, elapsed_ns: u64, memory: 
         return Outcome::SparedByLimit;
     }
     Outcome::Injected
+}
+
+/// The word in which a fault that stays notes that it has struck. It has no channel.
+const STAYING: Word = Word::EgressChannel;
+
+/// Whether a fault has struck in the window that is open, and so stays: a disk that is full.
+#[inline(always)]
+pub fn stays<M: Memory>(rule: &Rule, elapsed_ns: u64, memory: &M) -> bool {
+    memory.load(STAYING) == rule.window.number(elapsed_ns) + 1
+}
+
+/// Notes that it has struck. What another CPU writes meanwhile is the same.
+#[inline(always)]
+pub fn stay<M: Memory>(rule: &Rule, elapsed_ns: u64, memory: &M) {
+    let _ = memory.replace(STAYING, memory.load(STAYING), rule.window.number(elapsed_ns) + 1);
+}
+
+/// Forgets it, and what was counted until then: there is room again.
+#[inline(always)]
+pub fn free<M: Memory>(memory: &M) {
+    for word in [STAYING, Word::Ordinal] {
+        let _ = memory.replace(word, memory.load(word), 0);
+    }
 }
 
 /// `None` when the state could not be changed.
@@ -262,6 +299,29 @@ mod tests {
         let got = outcomes(&rule, [0, 1, 2, 10, 11, 20]);
         use Outcome::{Injected, SparedByBudget, SparedByLimit};
         assert_eq!(got, [Injected, Injected, SparedByBudget, Injected, SparedByLimit, SparedByLimit]);
+    }
+
+    #[test]
+    fn a_fault_that_stays_strikes_until_its_window_ends_or_room_is_free() {
+        let window = Window { for_ns: 50, every_ns: 100, ..Window::default() };
+        let nth = Nth { first: 3, last: 3, step: 1 };
+        let rule = Rule { frequency: FREQUENCY_NTH, nth, window, ..Rule::default() };
+        let memory = Cells::default();
+        let step = |elapsed_ns| {
+            let has_struck = stays(&rule, elapsed_ns, &memory);
+            let outcome = decide_or_stay(&rule, &Packet::default(), elapsed_ns, &memory, has_struck);
+            if outcome == Injected {
+                stay(&rule, elapsed_ns, &memory);
+            }
+            outcome
+        };
+        use Outcome::{Injected, Matched, NotMeant};
+        let all = |times: [u64; 6]| times.map(step);
+        assert_eq!(all([0, 1, 2, 3, 4, 60]), [Matched, Matched, Injected, Injected, Injected, NotMeant]);
+        free(&memory);
+        assert_eq!(all([5, 6, 7, 8, 9, 60]), [Matched, Matched, Injected, Injected, Injected, NotMeant]);
+        // Another window, in which the count goes on and nothing is the third any more.
+        assert_eq!(all([100, 101, 102, 103, 104, 105]), [Matched; 6]);
     }
 
     #[test]

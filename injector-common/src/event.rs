@@ -16,7 +16,7 @@ pub struct Event {
     pub fault: u32,
     /// One of the numbers of [`crate::decide::Outcome`].
     pub outcome: u32,
-    /// `EGRESS`, `INGRESS` or `CALL`.
+    /// `EGRESS`, `INGRESS`, `CALL` or `OPERATION`.
     pub direction: u32,
     /// By how much the packet is later so far, by this fault and those before it.
     pub delay_ns: u64,

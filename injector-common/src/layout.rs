@@ -26,6 +26,11 @@ pub const CONTROL_TRACE: u32 = 1;
 /// `Control::flags`: some rule looks at the time, so it must be finer than the kernel's tick.
 pub const CONTROL_FINE_CLOCK: u32 = 2;
 
+/// `Control::flags`: some rule for operations names a path.
+pub const CONTROL_PATHS: u32 = 4;
+/// `Control::flags`: some rule for operations names a device or a kind of file system.
+pub const CONTROL_DEVICES: u32 = 8;
+
 /// The experiment: one value in the map `CONTROL`, read first by every program.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 //! Two things live here. First the **layouts** of everything that crosses the border through a map
 //! (`layout`, `rule`, `matching`, `event`): `repr(C)`, fixed widths, explicit padding, every size and
 //! offset asserted at compile time, because the halves are compiled by different compilers. Second the
-//! **decisions** (`draw`, `window`, `frequency`, `loss`, `distribution`, `link`, `link_trace`, `treatment`, `call`, `dns`, `answer`, `decide`):
+//! **decisions** (`draw`, `window`, `frequency`, `loss`, `distribution`, `link`, `link_trace`, `treatment`, `call`, `operation`, `glob`, `dns`, `answer`, `decide`):
 //! plain functions over plain values, which the kernel runs as they are and which a user-space model runs to predict it.
 //!
 //! What does not live here: anything that touches a packet, a map, a helper or the host.
@@ -28,12 +28,14 @@ pub mod dns;
 pub mod draw;
 pub mod event;
 pub mod frequency;
+pub mod glob;
 pub mod layout;
 pub mod link;
 pub mod link_trace;
 pub mod loss;
 pub mod matching;
 pub mod needs;
+pub mod operation;
 pub mod packet;
 #[cfg(feature = "user")]
 mod pod;
@@ -43,7 +45,7 @@ pub mod treatment;
 pub mod window;
 
 /// Version of every layout in this crate. The object carries it, and the loader refuses another one.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 5;
 
 /// Certainty in units of 2^-32: the largest value of a probability.
 pub const P32_ONE: u64 = 1 << 32;

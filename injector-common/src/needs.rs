@@ -75,7 +75,10 @@ impl Needs {
     #[inline(always)]
     #[must_use]
     pub const fn treats(self) -> bool {
-        let taking = (1_u64 << crate::rule::ACTION_LOSS) | (1 << crate::rule::ACTION_LOCAL_DROP);
+        // An operation is no packet.
+        let taking = (1_u64 << crate::rule::ACTION_LOSS)
+            | (1 << crate::rule::ACTION_LOCAL_DROP)
+            | crate::rule::OPERATION_ACTIONS;
         let all = ((1_u64 << (u64::BITS - ACTIONS_SHIFT)) - 1) & !(taking | 1);
         self.0 & (all << ACTIONS_SHIFT) != 0
     }
@@ -85,6 +88,13 @@ impl Needs {
     #[must_use]
     pub const fn frequency(self, frequency: u32) -> bool {
         self.0 & (1 << (FREQUENCIES_SHIFT + frequency)) != 0
+    }
+
+    /// The same without what only packets have: models of loss.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_operations(self) -> Self {
+        Self(self.0 & !(1 << (FREQUENCIES_SHIFT + FREQUENCY_MODEL)))
     }
 
     /// Whether some rule has a window that is not always open.
@@ -296,6 +306,8 @@ mod tests {
     fn nothing_is_ruled_out_by_default() {
         let all = Needs::from_bits(Needs::ALL.bits());
         assert_eq!((all.keys(0xfff), all.flags(0x1f)), (0xfff, 0x1f));
+        let operations = all.of_operations();
+        assert!(!operations.frequency(FREQUENCY_MODEL) && operations.frequency(FREQUENCY_NTH));
         assert!(all.treats() && all.trace() && all.window() && all.budget() && all.limit());
         assert!(all.time() && all.remote() && all.local() && all.transport() && all.length() && all.socket());
     }

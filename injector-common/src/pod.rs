@@ -2,6 +2,7 @@
 
 use crate::dns::Questions;
 use crate::layout::{AddressKey, Control, Counters, FaultState, Target};
+use crate::operation::{Bed, Offsets, Subject};
 use crate::rule::Rule;
 use crate::shape::Shape;
 
@@ -14,4 +15,4 @@ macro_rules! pod {
     };
 }
 
-pod!(AddressKey, Control, Counters, FaultState, Questions, Rule, Shape, Target);
+pod!(AddressKey, Bed, Control, Counters, FaultState, Offsets, Questions, Rule, Shape, Subject, Target);

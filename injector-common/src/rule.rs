@@ -31,6 +31,19 @@ pub const ACTION_REJECT: u32 = 10;
 pub const ACTION_DNS: u32 = 11;
 /// `Rule::action`: a call of the target fails.
 pub const ACTION_CONNECT: u32 = 12;
+/// `Rule::action`: an I/O operation or a system call of the target fails, see [`crate::operation`].
+pub const ACTION_OPERATION: u32 = 13;
+/// `Rule::action`: an I/O operation or a system call of the target takes longer.
+pub const ACTION_SLEEP: u32 = 14;
+/// `Rule::action`: who makes an I/O operation or a system call gets a signal.
+pub const ACTION_SIGNAL: u32 = 15;
+/// `Rule::action`: what is written is said to be written, and is not.
+pub const ACTION_LOSE: u32 = 16;
+/// `Rule::action`: bits of what was read are flipped.
+pub const ACTION_ROT: u32 = 17;
+/// The actions on operations.
+pub const OPERATION_ACTIONS: u64 =
+    1 << ACTION_OPERATION | 1 << ACTION_SLEEP | 1 << ACTION_SIGNAL | 1 << ACTION_LOSE | 1 << ACTION_ROT;
 
 /// `Rule::frequency`: every matching packet is struck.
 pub const FREQUENCY_ALWAYS: u32 = 0;
@@ -47,6 +60,8 @@ pub const EGRESS: u32 = 0;
 pub const INGRESS: u32 = 1;
 /// `Rule::direction`: no packet yet, but a call of the target, see [`crate::call`].
 pub const CALL: u32 = 2;
+/// `Rule::direction`: no packet at all, but an operation of the target, see [`crate::operation`].
+pub const OPERATION: u32 = 3;
 
 /// `Rule::flags`: `exclude` is given.
 pub const RULE_EXCLUDES: u32 = 1 << 0;
@@ -58,6 +73,11 @@ pub const RULE_SPARES_GATEWAYS: u32 = 1 << 2;
 pub const RULE_SPARES_PORTS: u32 = 1 << 3;
 /// `Rule::flags`: the rule asked for single segments (`per = "segment"`).
 pub const RULE_PER_SEGMENT: u32 = 1 << 4;
+
+/// `Rule::flags`: its subject asks for a device or a kind of file system.
+pub const RULE_NAMES_DEVICES: u32 = 1 << 5;
+/// `Rule::flags`: its subject stays once it has struck.
+pub const RULE_STAYS: u32 = 1 << 6;
 
 /// `Rule::limit` that never ends a fault.
 pub const NO_LIMIT: u64 = u64::MAX;
@@ -72,7 +92,7 @@ pub struct Rule {
     pub flags: u32,
     /// Slot of the fault: index of its state, and base of its sequences.
     pub fault: u32,
-    /// `EGRESS`, `INGRESS` or `CALL`.
+    /// `EGRESS`, `INGRESS`, `CALL` or `OPERATION`.
     pub direction: u32,
     /// One of the `FREQUENCY_` constants.
     pub frequency: u32,

@@ -51,9 +51,9 @@ pub struct Treatment {
     pub table: u32,
     /// `TREAT_` bits.
     pub flags: u32,
-    /// Bytes of the link's own around each packet on the wire.
+    /// Bytes of the link's own around each packet on the wire; entry in `SUBJECTS` of the operations that are meant.
     pub overhead: u32,
-    /// Additional copies of a duplicated packet; the size of the window of a TCP segment; the errno of a call that fails;
+    /// Additional copies of a duplicated packet; the size of the window of a TCP segment; the errno of a call or an operation that fails; a signal;
     /// opportunities of a trace; the answer to a DNS question; why a packet is rejected, one of the `REJECT_` constants of
     /// [`crate::answer`].
     pub count: u32,

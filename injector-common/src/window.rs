@@ -37,12 +37,36 @@ impl Window {
             Some(number) => (number, since_start_ns % self.every_ns),
             None => (0, since_start_ns),
         };
-        let shift_ns = if self.jitter_ns == 0 {
-            0
-        } else {
-            draw::below(draw::draw(self.stream, 0, number), self.jitter_ns)
-        };
+        let shift_ns = self.shift_ns(number);
         offset_ns >= shift_ns && (self.for_ns == 0 || offset_ns - shift_ns < self.for_ns)
+    }
+
+    /// How much later than its period a window opens.
+    #[inline(always)]
+    fn shift_ns(&self, number: u64) -> u64 {
+        if self.jitter_ns == 0 { 0 } else { draw::below(draw::draw(self.stream, 0, number), self.jitter_ns) }
+    }
+
+    /// When a window opens and closes, in nanoseconds since the origin; `None` if there is no such window. One that lasts to the end closes
+    /// at `u64::MAX`.
+    #[must_use]
+    pub fn span_ns(&self, number: u64) -> Option<(u64, u64)> {
+        if self.every_ns == 0 && number > 0 {
+            return None;
+        }
+        let open_ns = self
+            .every_ns
+            .checked_mul(number)?
+            .checked_add(self.start_ns)?
+            .checked_add(self.shift_ns(number))?;
+        Some((open_ns, if self.for_ns == 0 { u64::MAX } else { open_ns.saturating_add(self.for_ns) }))
+    }
+
+    /// Which of the windows it is that is open, or was last; from 0.
+    #[inline(always)]
+    #[must_use]
+    pub fn number(&self, elapsed_ns: u64) -> u64 {
+        elapsed_ns.saturating_sub(self.start_ns).checked_div(self.every_ns).unwrap_or(0)
     }
 
     /// Whether the window is always open, so that nobody needs to ask the clock.
@@ -73,6 +97,13 @@ mod tests {
     }
 
     #[test]
+    fn windows_are_numbered() {
+        let w = Window { start_ns: 1, for_ns: 2, every_ns: 5, ..Window::default() };
+        assert_eq!([0, 1, 5, 6, 12].map(|t| w.number(t)), [0, 0, 0, 1, 2]);
+        assert_eq!(Window::default().number(1 << 60), 0);
+    }
+
+    #[test]
     fn a_periodic_window_repeats() {
         let w = Window { start_ns: 1, for_ns: 2, every_ns: 5, ..Window::default() };
         let open: Vec<u64> = (0..13).filter(|&t| w.is_open(t)).collect();
@@ -96,6 +127,19 @@ mod tests {
             let open: Vec<u64> = (first..first + every_ns).filter(|&t| w.is_open(t)).collect();
             prop_assert_eq!(open.len() as u64, for_ns);
             prop_assert_eq!(open[open.len() - 1] - open[0] + 1, for_ns);
+        }
+
+        /// What is told of a window is what it does.
+        #[test]
+        fn the_span_of_a_window_is_when_it_is_open(
+            for_ns in 1_u64..40, jitter_ns in 0_u64..40, slack in 0_u64..20, stream: u64, k in 0_u64..50,
+        ) {
+            let w = Window { start_ns: 7, for_ns, every_ns: for_ns + jitter_ns + slack, jitter_ns, stream };
+            let (open_ns, close_ns) = w.span_ns(k).unwrap();
+            prop_assert!(w.is_open(open_ns) && w.is_open(close_ns - 1));
+            prop_assert_eq!((w.number(open_ns), close_ns - open_ns), (k, for_ns));
+            let once = Window { every_ns: 0, ..w };
+            prop_assert_eq!(once.span_ns(1), None);
         }
 
         /// Nothing before it, everything from it on, whatever the clock shows; and what is over stays over.

@@ -18,7 +18,7 @@ use crate::change;
 use crate::maps::WALKS;
 use crate::parse::Framing;
 use crate::strike::{Walk, count_failed};
-use crate::tc::lose;
+use crate::tc::{MADE_OR_DECIDED, OF_A_COPY, lose};
 
 /// `BPF_SKB_TSTAMP_DELIVERY_MONO`: the time stamp is a time of departure.
 const DEPARTURE: u32 = 1;
@@ -49,7 +49,7 @@ pub(crate) fn leave(skb: *mut __sk_buff, framing: Framing, mark: u32) -> i32 {
             bpf_skb_set_tstamp(skb, walk.way.at_ns, DEPARTURE);
         }
     }
-    let sent = send_copies(skb, mark, 0, walk.way.copies + u32::from(stays));
+    let sent = send_copies(skb, of_what(skb, mark), 0, walk.way.copies + u32::from(stays));
     if failed != 0 || !sent {
         count_failed(rule);
     }
@@ -63,11 +63,20 @@ pub(crate) fn arrive(skb: *mut __sk_buff, framing: Framing, mark: u32) -> i32 {
     let Some(walk) = walk(INGRESS) else { return TC_ACT_UNSPEC };
     change::apply(skb, framing, walk);
     let (rule, failed) = (walk.treated_by, walk.failed);
-    let sent = send_copies(skb, mark, way_in(skb), walk.way.copies);
+    let sent = send_copies(skb, of_what(skb, mark), way_in(skb), walk.way.copies);
     if failed != 0 || !sent {
         count_failed(rule);
     }
     TC_ACT_UNSPEC
+}
+
+/// The mark for the copies of a packet. One that has been decided at a cgroup, or that is itself a copy, has copies which say so, or two
+/// faults would make copies of each other's without an end.
+#[inline(always)]
+fn of_what(skb: *mut __sk_buff, mark: u32) -> u32 {
+    // SAFETY: the verifier checks each access to a field of the context.
+    let made = unsafe { (*skb).tc_index } & MADE_OR_DECIDED != 0;
+    if made && mark != 0 { mark ^ OF_A_COPY } else { mark }
 }
 
 /// How a copy of what arrives comes in. What leaves loopback arrives there, with the route that it was given when it was sent. One that is put

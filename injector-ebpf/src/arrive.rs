@@ -16,12 +16,11 @@ use crate::parse::{self, Framing, Offsets};
 use crate::socket;
 use crate::strike::{Buffer, Source, Verdict, Walk, armed, strike_at};
 use crate::target::rules_of_cgroup;
+use crate::tc::MADE_OR_DECIDED;
 
 /// `PACKET_HOST` (include/uapi/linux/if_packet.h): for this host, and neither for a group nor for somebody else.
 const FOR_THIS_HOST: u32 = 0;
 
-/// What all marks have that are more than an experiment's own, whoever's they are. They must be kept: a copy that has lost its mark is copied again.
-const MADE_OR_DECIDED: u32 = 0x8000;
 /// What tells the mark of a packet that was decided here, which is the same packet at a device above the one where it arrived.
 const ARRIVED_MARK: u32 = 0xa000;
 /// What tells the mark of one that is to take the way round.

@@ -8,6 +8,10 @@
 //! - `arrive`, `socket`: the same at traffic control, where more can be done, and whose socket it will be.
 //! - `strike`: from a target to the verdict over one packet; every outcome is counted.
 //! - `sock_addr`: calls of a cgroup's processes that ask for a connection or an address.
+//! - `operation`: I/O operations and system calls of a cgroup's processes. `fail`: their verdict. `path`: how their user calls the file. `nap`:
+//!   how a program sleeps. `rot`: what was read, changed. `calls`: what the loader replaces in programs.
+//! - `task`: whose process it is, and what is told of what it does.
+//! - `exec`: programs that begin in a target.
 //! - `act`, `change`: what is done to a packet that stays: copied, kept back, changed.
 //! - `dns`: questions of the domain name system, and how one becomes its answer.
 //! - `answer`, `reset`, `reject`: what its sender and its receiver get instead of a packet that is taken away.
@@ -35,6 +39,8 @@ mod answer;
 #[cfg(target_arch = "bpf")]
 mod arrive;
 #[cfg(target_arch = "bpf")]
+mod calls;
+#[cfg(target_arch = "bpf")]
 mod cgroup_skb;
 #[cfg(target_arch = "bpf")]
 mod change;
@@ -43,17 +49,29 @@ mod clock;
 #[cfg(target_arch = "bpf")]
 mod dns;
 #[cfg(target_arch = "bpf")]
+mod exec;
+#[cfg(target_arch = "bpf")]
+mod fail;
+#[cfg(target_arch = "bpf")]
 mod ifb;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod memory;
 #[cfg(target_arch = "bpf")]
+mod nap;
+#[cfg(target_arch = "bpf")]
+mod operation;
+#[cfg(target_arch = "bpf")]
 mod parse;
+#[cfg(target_arch = "bpf")]
+mod path;
 #[cfg(target_arch = "bpf")]
 mod reject;
 #[cfg(target_arch = "bpf")]
 mod reset;
+#[cfg(target_arch = "bpf")]
+mod rot;
 #[cfg(target_arch = "bpf")]
 mod sets;
 #[cfg(target_arch = "bpf")]
@@ -66,6 +84,8 @@ mod strike;
 mod tables;
 #[cfg(target_arch = "bpf")]
 mod target;
+#[cfg(target_arch = "bpf")]
+mod task;
 #[cfg(target_arch = "bpf")]
 mod tc;
 #[cfg(target_arch = "bpf")]

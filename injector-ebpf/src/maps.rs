@@ -1,16 +1,18 @@
 //! The maps. The loader sets `max_entries` to what the plan needs and checks `ABI`.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use injector_common::layout::{
     AddressKey, ConnectionKey, Control, Counters, FILTER_WORDS, FaultState, Target,
 };
 use injector_common::needs::Needs;
+use injector_common::operation::{Bed, MAX_SYSCALLS, NAPS, Offsets, Pending, Subject};
 use injector_common::packet::Address;
 use injector_common::rule::Rule;
 use injector_common::shape::Shape;
 
+use crate::path::{TEXTS_COUNT, Text};
 use crate::reject::Quote;
 use crate::strike::Walk;
 
@@ -48,6 +50,22 @@ pub(crate) fn spared(at: usize) -> Address {
     // SAFETY: as above; the callers stay within the array.
     unsafe { (&raw const INJECTOR_SHAPE.spared).cast::<Address>().add(at).read_volatile() }
 }
+
+/// Where the kernel's own structures have what is read of them: zeros unless the loader has looked. In read-only data too.
+#[unsafe(no_mangle)]
+pub(crate) static INJECTOR_OFFSETS: Offsets = {
+    // SAFETY: all of it are numbers.
+    unsafe { core::mem::zeroed() }
+};
+
+/// Reads one of the offsets; volatile for the same reason.
+macro_rules! offset {
+    ($($field:ident).+) => {
+        // SAFETY: a static of the object, and all of it are numbers.
+        unsafe { (&raw const crate::maps::INJECTOR_OFFSETS.$($field).+).read_volatile() }
+    };
+}
+pub(crate) use offset;
 
 /// The experiment.
 #[map]
@@ -116,3 +134,35 @@ pub(crate) static WALKS: PerCpuArray<Walk> = PerCpuArray::with_max_entries(2, 0)
 /// The ICMP error that is being made, one per direction and CPU.
 #[map]
 pub(crate) static QUOTES: PerCpuArray<Quote> = PerCpuArray::with_max_entries(2, 0);
+
+/// What the rules for operations mean.
+#[map]
+pub(crate) static SUBJECTS: Array<Subject> = Array::with_max_entries(1, 0);
+
+/// Paths that are being compared.
+#[map]
+pub(crate) static TEXTS: Array<Text> = Array::with_max_entries(TEXTS_COUNT, 0);
+
+/// The operation that each system call does, by its number; those that do none have [`injector_common::operation::NONE`].
+#[map]
+pub(crate) static OPERATIONS: Array<u32> = Array::with_max_entries(MAX_SYSCALLS, 0);
+
+/// Where naps are taken.
+#[map]
+pub(crate) static BED: Array<Bed> = Array::with_max_entries(1, 0);
+
+/// When each nap ends, `CLOCK_MONOTONIC`. Read by the process that ends them.
+#[map]
+pub(crate) static WAKES: Array<u64> = Array::with_max_entries(NAPS, BPF_F_MMAPABLE);
+
+/// What is decided of the system calls of threads that are to sleep in them.
+#[map]
+pub(crate) static PENDING: LruHashMap<u64, Pending> = LruHashMap::with_max_entries(NAPS, 0);
+
+/// System calls that no program was free to delay.
+#[map]
+pub(crate) static PASSED_BY: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Calls of a hook that is tried.
+#[map]
+pub(crate) static TRIAL: Array<u64> = Array::with_max_entries(1, 0);

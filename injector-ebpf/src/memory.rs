@@ -77,7 +77,7 @@ pub(crate) fn add(word: *mut u64, value: u64) -> u64 {
 }
 
 #[inline(always)]
-fn exchange(word: *mut u64, old: u64, new: u64) -> bool {
+pub(crate) fn exchange(word: *mut u64, old: u64, new: u64) -> bool {
     // SAFETY: the callers pass an aligned word inside of a map value.
     let (_, done) = unsafe {
         atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(word, old, new)

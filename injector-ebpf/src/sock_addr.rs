@@ -10,23 +10,20 @@
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::bpf_sock_addr;
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_ancestor_cgroup_id, bpf_get_retval, bpf_loop, bpf_set_retval,
-};
+use aya_ebpf::helpers::generated::{bpf_get_retval, bpf_loop, bpf_set_retval};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use injector_common::call::{self, CALL_BIND, CALL_CONNECT, CALL_SENDMSG, MAX_ERRNO};
 use injector_common::decide::{Outcome, decide, is_meant};
-use injector_common::event::Event;
 use injector_common::layout::{CONTROL_TRACE, Control, MAX_RULES_PER_TARGET, Span};
 use injector_common::packet::{Address, Packet};
-use injector_common::rule::{ACTION_CONNECT, CALL, Rule};
+use injector_common::rule::ACTION_CONNECT;
 use injector_common::window::is_over;
 
-use crate::maps::{COUNTERS, EVENTS, EVENTS_LOST, RULES, needs};
-use crate::memory::{FaultMemory, add_one};
+use crate::maps::{RULES, needs};
+use crate::memory::FaultMemory;
 use crate::strike::{Tries, armed, now_ns};
-use crate::target::rules_of_cgroup;
+use crate::task::{count, record, rules_of_task};
 
 const PASS: i32 = 1;
 const FAIL: i32 = 0;
@@ -106,24 +103,6 @@ fn answer(call: u32, context: *mut bpf_sock_addr, address: fn(*mut bpf_sock_addr
         }
         _ => PASS,
     }
-}
-
-/// The rules of the calls of the innermost target whose cgroup holds the caller, and its cgroup id.
-#[inline(always)]
-pub(crate) fn rules_of_task(control: &Control) -> Option<(u64, Span)> {
-    let mut at = 0;
-    for &level in &control.levels {
-        if at >= control.level_count {
-            return None;
-        }
-        at += 1;
-        // SAFETY: the helper has no preconditions; it returns 0 for "none".
-        let id = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
-        if let Some(rules) = rules_of_cgroup(id, CALL) {
-            return Some((id, rules));
-        }
-    }
-    None
 }
 
 /// What the rules of a target share while one call walks through them; on the stack of its program.
@@ -211,48 +190,7 @@ fn apply(walk: &Walk, index: u32) -> u32 {
     }
     count(index, outcome);
     if walk.control_flags & CONTROL_TRACE != 0 {
-        trace(rule, walk, index, outcome);
+        record(rule, (walk.target, walk.now_ns, 0), (index, outcome), walk.packet);
     }
     if outcome == Outcome::Injected { treatment.count } else { 0 }
-}
-
-#[inline(always)]
-fn count(index: u32, outcome: Outcome) {
-    let Some(counters) = COUNTERS.get_ptr_mut(index) else { return };
-    // SAFETY: the words are inside of a map value, and no reference to them is made.
-    unsafe {
-        add_one(&raw mut (*counters).matched);
-        add_one(&raw mut (*counters).segments_matched);
-        let word = match outcome {
-            Outcome::Injected => {
-                add_one(&raw mut (*counters).segments_injected);
-                &raw mut (*counters).injected
-            }
-            Outcome::SparedByLimit => &raw mut (*counters).spared_by_limit,
-            Outcome::SparedByBudget => &raw mut (*counters).spared_by_budget,
-            Outcome::Contended => &raw mut (*counters).contended,
-            Outcome::QueueFull | Outcome::Matched | Outcome::NotMeant => return,
-        };
-        add_one(word);
-    }
-}
-
-#[inline(always)]
-fn trace(rule: &Rule, walk: &Walk, index: u32, outcome: Outcome) {
-    if let Some(mut entry) = EVENTS.reserve::<Event>(0) {
-        entry.write(Event {
-            time_ns: walk.now_ns,
-            target: walk.target,
-            rule: index,
-            fault: rule.fault,
-            outcome: outcome as u32,
-            direction: CALL,
-            delay_ns: 0,
-            packet: walk.packet,
-            _pad: 0,
-        });
-        entry.submit(0);
-    } else if let Some(lost) = EVENTS_LOST.get_ptr_mut(0) {
-        add_one(lost);
-    }
 }

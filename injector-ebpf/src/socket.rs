@@ -27,9 +27,9 @@ use injector_common::rule::INGRESS;
 
 use crate::maps::CONTROL;
 use crate::parse;
-use crate::sock_addr::rules_of_task;
 use crate::strike::Walk;
 use crate::target::rules_of_socket;
+use crate::task::rules_of_task;
 
 const PASS: i32 = 1;
 

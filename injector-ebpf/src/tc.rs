@@ -107,6 +107,11 @@ const NO_MARK: u32 = 0;
 /// itself has its mark already.
 const NO_MARKS: Marks = Marks { clone: NO_MARK, answer: NO_MARK };
 
+/// What all marks have that are more than an experiment's own, whoever's they are. They must be kept: a copy that has lost its mark is copied again.
+pub(crate) const MADE_OR_DECIDED: u32 = 0x8000;
+/// What tells the mark of a copy whose original was made or decided elsewhere before.
+pub(crate) const OF_A_COPY: u32 = 0x1000;
+
 /// What tells the mark of a device's clone from that of a cgroup's packet, which other devices' rules do mean.
 const DEVICE_MARK: u32 = 0x8000;
 /// What tells the mark of an answer from that of a clone: on loopback it arrives where the next program waits for it.
@@ -163,17 +168,22 @@ fn device(skb: *mut __sk_buff, framing: Framing, direction: u32) -> Verdict {
     let Some(control) = armed() else { return Verdict::Pass };
     // SAFETY: the verifier checks each access to a field of the context.
     let (ifindex, mark) = unsafe { ((*skb).ifindex, (*skb).tc_index) };
+    // Without the flag of a copy of a copy, which keeps nothing of its mark but that it was made.
+    let (own, rest) = match mark ^ control.mark {
+        own if own & OF_A_COPY != 0 => (own ^ OF_A_COPY, MADE_OR_DECIDED),
+        own => (own, 0),
+    };
     // A copy of our own making, which was decided when it was made: further on it is a packet like another.
-    if mark == control.mark ^ DEVICE_MARK {
+    if own == DEVICE_MARK {
         // SAFETY: as above.
-        unsafe { (*skb).tc_index = 0 };
+        unsafe { (*skb).tc_index = rest };
         return Verdict::Pass;
     }
     // An answer of our own making, likewise; on loopback when it arrives.
-    if mark == control.mark ^ ANSWER_MARK {
+    if own == ANSWER_MARK {
         if ifindex != LOOPBACK || direction == INGRESS {
             // SAFETY: as above.
-            unsafe { (*skb).tc_index = 0 };
+            unsafe { (*skb).tc_index = rest };
         }
         return Verdict::Pass;
     }

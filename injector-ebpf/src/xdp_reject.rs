@@ -53,7 +53,7 @@ fn try_reject(ctx: *mut xdp_md, walk: &Walk, rule: &Rule) -> Option<u32> {
             return Some(XDP_PASS);
         }
     }
-    if is_merged(ctx) {
+    if is_merged(ctx, walk) {
         return None;
     }
     let quote = QUOTES.get_ptr_mut(INGRESS)?;
@@ -68,9 +68,10 @@ fn try_reject(ctx: *mut xdp_md, walk: &Walk, rule: &Rule) -> Option<u32> {
 
 /// Whether it is longer than the device sends: merged, of segments that its buffer would have it cut into again.
 #[inline(always)]
-fn is_merged(ctx: *mut xdp_md) -> bool {
-    let mut length = 0_u32;
-    // SAFETY: the helper reads and writes the length, where 0 asks for that of the frame.
+fn is_merged(ctx: *mut xdp_md, walk: &Walk) -> bool {
+    // Of the packet and not of the frame, which has tags in front perhaps that count for no MTU.
+    let mut length = walk.offsets.end;
+    // SAFETY: the helper reads and writes the length.
     unsafe { bpf_check_mtu(ctx.cast(), 0, &raw mut length, 0, 0) != 0 }
 }
 

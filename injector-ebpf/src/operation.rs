@@ -1,0 +1,506 @@
+//! I/O operations and system calls of a cgroup's processes, and what becomes of them.
+//!
+//! The loader attaches each entry to the LSM hook of its name, or to the kernel's function that calls it (`security_*`), which has
+//! the same arguments; `injector_do_syscall` to functions of system calls, `injector_do_lost` to `security_file_permission`. What they return
+//! that is not 0 the operation fails with, before it has done anything, where the place lets it; those that may sleep delay it. The kernel calls all of them in the context of the process, which may be preempted: nothing of an
+//! operation is kept per CPU.
+//!
+//! Arguments are read by `bpf_get_func_arg`, and the structures behind them by `bpf_probe_read_kernel` at offsets that the loader has read
+//! from the kernel's BTF.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf, bpf_get_func_arg,
+    bpf_send_signal, bpf_task_pt_regs,
+};
+use injector_common::call::MAX_ERRNO;
+use injector_common::operation::{self as op, NONE, Pending};
+
+use crate::calls::{may_fail, may_sleep};
+use crate::fail::{Done, errno_of, fate_of, until};
+use crate::maps::{OPERATIONS, PASSED_BY, PENDING, offset};
+use crate::memory::add_one;
+use crate::nap::sleep_until;
+use crate::path::{field, half, is_of_kernel, word};
+use crate::strike::armed;
+use crate::task::{count_passed_by, rules_of_task};
+
+/// What an operation is done to, and in which arguments the hook has it.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Object {
+    /// Nothing that has a path.
+    Nothing,
+    /// Attributes of a file, which overlayfs reads and writes by itself as well.
+    Attributes,
+    /// A `struct socket`, which the kernel may have for itself.
+    Socket,
+    /// A `struct file`.
+    File,
+    /// The file that is executed, of a `struct linux_binprm`.
+    Executed,
+    /// A `struct path`.
+    Path,
+    /// A name in a directory: a `struct path` and a `struct dentry`.
+    Name,
+    /// The same, and the new name behind it.
+    Names,
+    /// A link to be made: what there is, the directory, the name.
+    Link,
+}
+
+const FILE_PERMISSION: u32 = 100;
+const PATH_MKNOD: u32 = 101;
+const SOCKET_CREATE: u32 = 102;
+const FILE_FCNTL: u32 = 103;
+
+/// The entries: the loader finds them by their names. They return 64 bits, since the functions of system calls do.
+macro_rules! entries {
+    ($($name:ident: $object:ident, $operation:expr;)*) => {$(
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = "lsm/operation")]
+        pub extern "C" fn $name(context: *mut c_void) -> i64 {
+            bounded(strike(context, Object::$object, $operation))
+        }
+    )*};
+}
+
+entries! {
+    injector_do_file_permission: File, FILE_PERMISSION;
+    injector_do_file_open: File, op::OPEN;
+    injector_do_file_ioctl: File, op::IOCTL;
+    injector_do_file_ioctl_compat: File, op::IOCTL;
+    injector_do_file_lock: File, op::LOCK;
+    injector_do_file_fcntl: File, FILE_FCNTL;
+    injector_do_file_truncate: File, op::TRUNCATE;
+    injector_do_mmap_file: File, op::MMAP;
+    injector_do_bprm_check_security: Executed, op::EXEC;
+    injector_do_path_truncate: Path, op::TRUNCATE;
+    injector_do_path_chmod: Path, op::CHMOD;
+    injector_do_path_chown: Path, op::CHOWN;
+    injector_do_inode_getattr: Path, op::STAT;
+    injector_do_path_mknod: Name, PATH_MKNOD;
+    injector_do_path_mkdir: Name, op::MKDIR;
+    injector_do_path_unlink: Name, op::UNLINK;
+    injector_do_path_rmdir: Name, op::RMDIR;
+    injector_do_path_symlink: Name, op::SYMLINK;
+    injector_do_path_rename: Names, op::RENAME;
+    injector_do_path_link: Link, op::LINK;
+    injector_do_inode_setxattr: Attributes, op::SETXATTR;
+    injector_do_inode_getxattr: Attributes, op::GETXATTR;
+    injector_do_inode_listxattr: Attributes, op::LISTXATTR;
+    injector_do_inode_removexattr: Attributes, op::REMOVEXATTR;
+    injector_do_task_alloc: Nothing, op::FORK;
+    injector_do_socket_create: Nothing, SOCKET_CREATE;
+    injector_do_socket_connect: Socket, op::CONNECT;
+    injector_do_socket_bind: Socket, op::BIND;
+    injector_do_socket_listen: Socket, op::LISTEN;
+    injector_do_socket_accept: Socket, op::ACCEPT;
+    injector_do_socket_sendmsg: Socket, op::SEND;
+    injector_do_socket_recvmsg: Socket, op::RECV;
+    injector_do_socket_shutdown: Socket, op::SHUTDOWN;
+    injector_do_socket_setsockopt: Socket, op::SETSOCKOPT;
+    injector_do_socket_getsockopt: Socket, op::GETSOCKOPT;
+}
+
+/// The function of a system call, whose only argument are the registers.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "lsm/operation")]
+pub extern "C" fn injector_do_syscall(context: *mut c_void) -> i64 {
+    let errno = of_syscall(context);
+    // Where nothing can fail the verifier wants a 0.
+    if may_fail() { bounded(errno) } else { 0 }
+}
+
+/// The beginning of a system call's function in which somebody may have to sleep: all is decided here, and done by the next two.
+///
+/// While a program sleeps the kernel lets nobody else into it on the same CPU (`__bpf_prog_enter_sleepable_recur` in
+/// `kernel/bpf/trampoline.c`). So there are several of `injector_do_nap`, which are small, and the first that is free takes the sleep.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "lsm/operation")]
+pub extern "C" fn injector_do_decide(context: *mut c_void) -> i64 {
+    decide_ahead(context);
+    0
+}
+
+/// Sleeps, if it is decided and nobody has done so yet.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "lsm/operation")]
+pub extern "C" fn injector_do_nap(_context: *mut c_void) -> i64 {
+    if is_of_target()
+        && let Some(pending) = PENDING.get_ptr_mut(thread())
+    {
+        // SAFETY: an aligned word inside of a map value, which only this thread changes.
+        let until_ns = unsafe { (&raw const (*pending).until_ns).read_volatile() };
+        if until_ns != 0 && may_sleep() {
+            // SAFETY: as above. Before the sleep: a map's value may be another thread's afterwards.
+            unsafe { (&raw mut (*pending).until_ns).write_volatile(0) };
+            sleep_until(until_ns);
+        }
+    }
+    0
+}
+
+/// Behind all naps: the rest of what is decided, and what nobody was free for.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "lsm/operation")]
+pub extern "C" fn injector_do_rest(_context: *mut c_void) -> i64 {
+    bounded(finish())
+}
+
+#[inline(always)]
+fn decide_ahead(context: *mut c_void) {
+    let Some(control) = armed() else { return };
+    let Some((target, rules)) = rules_of_task(control) else { return };
+    if rules.count == 0 {
+        return;
+    }
+    let fate = fate_of(control, target, rules, &of_registers(argument(context, 0)));
+    let until_ns = until(control, &fate);
+    let pending = Pending { until_ns, errno: fate.errno, signal: fate.signal, rule: fate.slept_by, _pad: 0 };
+    if until_ns != 0 || fate.errno != 0 || fate.signal != 0 {
+        // Without room for it the call goes on as it was.
+        let _ = PENDING.insert(&thread(), &pending, 0);
+    } else if PENDING.get_ptr(thread()).is_some() {
+        // Of a call that was broken off.
+        let _ = PENDING.remove(&thread());
+    }
+}
+
+/// Returns the negative errno with which the call fails, or 0.
+#[inline(always)]
+fn finish() -> i64 {
+    if !is_of_target() {
+        return 0;
+    }
+    let Some(pending) = PENDING.get_ptr(thread()) else { return 0 };
+    // SAFETY: inside of a map value, which only this thread changes.
+    let pending = unsafe { pending.read() };
+    let _ = PENDING.remove(&thread());
+    if pending.until_ns != 0 {
+        count_passed_by(pending.rule);
+        if let Some(passed_by) = PASSED_BY.get_ptr_mut(0) {
+            add_one(passed_by);
+        }
+    }
+    if pending.signal != 0 {
+        // SAFETY: the helper has no preconditions, and refuses what is no signal.
+        unsafe { bpf_send_signal(pending.signal) };
+    }
+    -i64::from(pending.errno)
+}
+
+/// Whether the caller is a target's, with something to decide.
+#[inline(always)]
+fn is_of_target() -> bool {
+    armed().and_then(rules_of_task).is_some_and(|(_, rules)| rules.count != 0)
+}
+
+/// The thread, by its number.
+#[inline(always)]
+fn thread() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_current_pid_tgid() }
+}
+
+/// Says that so much is written as was to be, and lets nothing be written: for functions that pass on what is above 0 as a result
+/// (`rw_verify_area` in `fs/read_write.c`, as `vfs_write` calls it).
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "lsm/operation")]
+pub extern "C" fn injector_do_lost(context: *mut c_void) -> i64 {
+    lost(context)
+}
+
+/// Counts its calls: whether hooks are called at all is seen by that. It reads the kernel's memory as the others do, which a lockdown may
+/// forbid, and has a nap in it where it may, which it does not take.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "lsm/operation")]
+pub extern "C" fn injector_do_trial(_context: *mut c_void) -> i64 {
+    // SAFETY: the helper has no preconditions.
+    let is_there = word(unsafe { bpf_get_current_task() });
+    if may_sleep() {
+        // A time that has passed; the compiler does not know it.
+        sleep_until(is_there & 1);
+    }
+    if let Some(calls) = crate::maps::TRIAL.get_ptr_mut(0) {
+        add_one(calls);
+    }
+    // 0 in all cases; the compiler does not know it.
+    if may_fail() { bounded((is_there & 1) as i64) } else { 0 }
+}
+
+/// What the verifier lets an LSM hook return, from 6.12 on.
+#[inline(always)]
+fn bounded(errno: i64) -> i64 {
+    if (-(MAX_ERRNO as i64)..0).contains(&errno) { errno } else { 0 }
+}
+
+/// An argument of the hook. The helper is inlined, and gives a number: the verifier does not ask what it points to.
+#[inline(always)]
+fn argument(context: *mut c_void, n: u32) -> u64 {
+    let mut value = 0_u64;
+    // SAFETY: the helper writes the word or fails.
+    unsafe { bpf_get_func_arg(context, n, &raw mut value) };
+    value
+}
+
+/// The registers of the system call that the process is in. Of a kernel thread nothing that means anything.
+#[inline(always)]
+fn registers() -> u64 {
+    // SAFETY: the helpers have no preconditions beyond those that the verifier checks.
+    unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as u64 }
+}
+
+/// The operation of the system call with these registers, with [`op::VECTOR`]; `NONE` if it does none.
+#[inline(always)]
+pub(crate) fn operation_of(registers: u64) -> u32 {
+    OPERATIONS.get(half(field(registers, offset!(regs_number)))).copied().unwrap_or(NONE)
+}
+
+/// A function of its own, of which the object has one and not one for each entry. The verifier walks it with what the entry passes, and only
+/// that way through it.
+#[inline(never)]
+fn strike(context: *mut c_void, object: Object, operation: u32) -> i64 {
+    let Some(control) = armed() else { return 0 };
+    let Some((target, rules)) = rules_of_task(control) else { return 0 };
+    if rules.count == 0 {
+        return 0;
+    }
+    let Some(done) = done(context, object, operation) else { return 0 };
+    errno_of(control, target, rules, &done)
+}
+
+/// What is done. `None`: nothing that counts, such as what overlayfs does to the file below the one that is used.
+#[inline(always)]
+fn done(context: *mut c_void, object: Object, operation: u32) -> Option<Done> {
+    let mut done = Done { place: op::AT_HOOK, operation, syscall: NONE, kind: 0, names: [(0, 0); 2] };
+    match object {
+        Object::Nothing => {}
+        Object::Attributes => {
+            if acts_for_another() {
+                return None;
+            }
+        }
+        Object::Socket => {
+            // What a network file system sends and receives for a process is the kernel's, and others'.
+            if word(field(argument(context, 0), offset!(socket_file))) == 0 {
+                return None;
+            }
+        }
+        Object::File | Object::Executed => {
+            let mut file = argument(context, 0);
+            if object == Object::Executed {
+                file = word(field(file, offset!(exec_file)));
+            }
+            // Memory that is mapped without one.
+            if file == 0 {
+                return None;
+            }
+            of_file(&mut done, file)?;
+        }
+        Object::Path => {
+            let path = argument(context, 0);
+            let (mount, dentry) = (word(path), word(path + 8));
+            if is_inner(mount, dentry) {
+                return None;
+            }
+            done.names[0] = (mount, dentry);
+            done.kind = kind_of(word(field(dentry, offset!(dentry_inode))));
+        }
+        Object::Name | Object::Names => {
+            let mount = word(argument(context, 0));
+            let dentry = argument(context, 1);
+            done.names[0] = (mount, dentry);
+            done.kind = kind_of(word(field(dentry, offset!(dentry_inode))));
+            if object == Object::Names {
+                done.names[1] = (word(argument(context, 2)), argument(context, 3));
+            }
+        }
+        Object::Link => {
+            let (old, mount) = (argument(context, 0), word(argument(context, 1)));
+            done.names = [(mount, old), (mount, argument(context, 2))];
+            done.kind = kind_of(word(field(old, offset!(dentry_inode))));
+        }
+    }
+    told_apart(context, &mut done)?;
+    Some(done)
+}
+
+/// Operations that share a hook.
+#[inline(always)]
+fn told_apart(context: *mut c_void, done: &mut Done) -> Option<()> {
+    const MAY_WRITE: u64 = 2;
+    const MAY_READ: u64 = 4;
+    const F_SETLK: u32 = 6;
+    const F_SETLKW: u32 = 7;
+    const F_OFD_SETLK: u32 = 37;
+    const F_OFD_SETLKW: u32 = 38;
+    match done.operation {
+        FILE_PERMISSION => {
+            // Who reads and writes by a socket receives and sends, which has hooks of its own.
+            if done.kind == KIND_SOCKET {
+                return None;
+            }
+            let mask = argument(context, 1);
+            done.operation = if mask & MAY_WRITE != 0 {
+                if operation_of(registers()) == op::FALLOCATE { op::FALLOCATE } else { op::WRITE }
+            } else if mask & MAY_READ != 0 {
+                // read(2) of a directory fails by itself.
+                if done.kind == KIND_DIRECTORY { op::READDIR } else { op::READ }
+            } else {
+                return None;
+            };
+        }
+        PATH_MKNOD => {
+            let kind = (argument(context, 2) as u32 & 0xffff) >> 12;
+            done.operation = if kind == 0 || kind == KIND_REGULAR { op::CREATE } else { op::MKNOD };
+            done.kind = if kind == 0 { KIND_REGULAR } else { kind };
+        }
+        FILE_FCNTL => {
+            // Who takes or gives back a lock comes by the hook of locks once more; who asks for one does not.
+            let command = argument(context, 1) as u32;
+            if matches!(command, F_SETLK..=F_SETLKW | F_OFD_SETLK..=F_OFD_SETLKW) {
+                return None;
+            }
+            done.operation = op::FCNTL;
+        }
+        SOCKET_CREATE => {
+            // The kernel's own.
+            if argument(context, 3) as u32 != 0 {
+                return None;
+            }
+            done.operation = op::SOCKET;
+        }
+        op::MKDIR => done.kind = KIND_DIRECTORY,
+        op::SYMLINK => done.kind = KIND_SYMLINK,
+        _ => {}
+    }
+    Some(())
+}
+
+const KIND_DIRECTORY: u32 = 4;
+const KIND_REGULAR: u32 = 8;
+const KIND_SYMLINK: u32 = 10;
+pub(crate) const KIND_SOCKET: u32 = 12;
+
+#[inline(always)]
+fn kind_of(inode: u64) -> u32 {
+    if inode == 0 { 0 } else { (half(field(inode, offset!(inode_mode))) & 0xffff) >> 12 }
+}
+
+/// Fills in a file; `None` if it is the one below a file of overlayfs, which has been here already.
+#[inline(always)]
+fn of_file(done: &mut Done, file: u64) -> Option<()> {
+    let path = field(file, offset!(file_path));
+    let (mount, dentry) = (word(path), word(path + 8));
+    let inode = word(field(file, offset!(file_inode)));
+    // Before 6.7 it has the path of the other one, and the inode of its own.
+    if is_inner(mount, dentry) || inode != word(field(dentry, offset!(dentry_inode))) {
+        return None;
+    }
+    done.kind = kind_of(inode);
+    done.names[0] = (mount, dentry);
+    Some(())
+}
+
+/// Whether the process acts by the rights of another, as overlayfs lets it in what it does by itself (`override_creds`).
+#[inline(always)]
+fn acts_for_another() -> bool {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    word(field(task, offset!(task_cred))) != word(field(task, offset!(task_real_cred)))
+}
+
+/// Whether something is in a mount that overlayfs has made for itself (`clone_private_mount`): one of the kernel's own, of a
+/// file system that others mount. What only the kernel mounts, such as pipes, says so by `SB_KERNMOUNT`.
+#[inline(always)]
+fn is_inner(mount: u64, dentry: u64) -> bool {
+    const SB_KERNMOUNT: u64 = 1 << 22;
+    if !is_of_kernel(mount) {
+        return false;
+    }
+    let inode = word(field(dentry, offset!(dentry_inode)));
+    let superblock = word(field(inode, offset!(inode_super)));
+    superblock != 0 && word(field(superblock, offset!(super_flags))) & SB_KERNMOUNT == 0
+}
+
+#[inline(always)]
+fn of_syscall(context: *mut c_void) -> i64 {
+    let Some(control) = armed() else { return 0 };
+    let Some((target, rules)) = rules_of_task(control) else { return 0 };
+    if rules.count == 0 {
+        return 0;
+    }
+    errno_of(control, target, rules, &of_registers(argument(context, 0)))
+}
+
+/// What is done by the system call with these registers.
+#[inline(always)]
+fn of_registers(registers: u64) -> Done {
+    let mut done = Done {
+        place: op::AT_SYSCALL,
+        operation: operation_of(registers) & !op::VECTOR,
+        syscall: half(field(registers, offset!(regs_number))),
+        kind: 0,
+        names: [(0, 0); 2],
+    };
+    if done.operation < u64::BITS && done.operation != op::MSYNC {
+        of_descriptor(&mut done, registers);
+        // Who reads and writes by a socket receives and sends.
+        if done.kind == KIND_SOCKET && matches!(done.operation, op::READ | op::WRITE) {
+            done.operation = NONE;
+        }
+    }
+    done
+}
+
+#[inline(always)]
+fn lost(context: *mut c_void) -> i64 {
+    let Some(control) = armed() else { return 0 };
+    let Some((target, rules)) = rules_of_task(control) else { return 0 };
+    if rules.count == 0 {
+        return 0;
+    }
+    let registers = registers();
+    // What the kernel writes by itself, or for io_uring, has no registers of its own; vectors have no length in them.
+    if operation_of(registers) != op::WRITE {
+        return 0;
+    }
+    let mut done =
+        Done { place: op::AT_RESULT, operation: op::WRITE, syscall: NONE, kind: 0, names: [(0, 0); 2] };
+    let file = argument(context, 0);
+    if file != file_of(half(field(registers, offset!(regs_first)))) || of_file(&mut done, file).is_none() {
+        return 0;
+    }
+    if fate_of(control, target, rules, &done).errno == 0 {
+        return 0;
+    }
+    // At most what one call can write (`MAX_RW_COUNT` in `include/linux/fs.h`).
+    let length = word(field(registers, offset!(regs_third)));
+    if length < MAX_LENGTH { length as i64 } else { MAX_LENGTH as i64 }
+}
+
+const MAX_LENGTH: u64 = 0x7fff_f000;
+
+/// Fills in the file behind the descriptor that is the first argument of a system call, if it is one.
+#[inline(always)]
+pub(crate) fn of_descriptor(done: &mut Done, registers: u64) {
+    let file = file_of(half(field(registers, offset!(regs_first))));
+    if file != 0 {
+        // Of no file below another one, since a process has it.
+        let _ = of_file(done, file);
+    }
+}
+
+/// The file behind a descriptor of the process; 0 if there is none.
+#[inline(always)]
+fn file_of(descriptor: u32) -> u64 {
+    // SAFETY: the helper has no preconditions.
+    let files = word(field(unsafe { bpf_get_current_task() }, offset!(task_files)));
+    let table = word(field(files, offset!(files_table)));
+    if descriptor >= half(field(table, offset!(table_size))) {
+        return 0;
+    }
+    word(word(field(table, offset!(table_files))).wrapping_add(8 * descriptor as u64))
+}
