@@ -79,6 +79,9 @@ pub enum Command {
         /// Milliseconds after which they are set up in any case
         within_ms: u64,
     },
+    /// End the naps of delayed operations; injector starts this by itself
+    #[command(hide = true)]
+    Sleeper,
     /// Measure the programs by BPF_PROG_TEST_RUN
     #[command(hide = true)]
     Bench(Bench),
@@ -118,6 +121,18 @@ pub struct Safety {
     /// Attach traffic-control programs this way instead of the best one
     #[arg(long, value_name = "RUNG", hide_short_help = true)]
     pub tc: Option<TcRung>,
+    /// Decide operations this way instead of the best one
+    #[arg(long, value_name = "MECHANISM", hide_short_help = true)]
+    pub operations: Option<OperationRung>,
+}
+
+/// How operations are decided that a hook of the LSM framework sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OperationRung {
+    /// By a hook of the BPF LSM
+    Lsm,
+    /// By changing the result of the function that calls the hooks
+    FmodRet,
 }
 
 /// How traffic-control programs are attached.

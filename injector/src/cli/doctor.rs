@@ -10,14 +10,16 @@ use super::exit::{Exit, Failure};
 use super::experiments;
 use super::output::Output;
 use crate::engine::{
-    EngineError, check_capabilities, departure_queue, filters, tc_rung, way_round, way_round_of_cgroups,
+    EngineError, check_capabilities, departure_queue, filters, rungs, tc_rung, way_round,
+    way_round_of_cgroups,
 };
 use crate::host::cgroup::{Hierarchy, Mode};
 use crate::host::facts::{Fact, Facts};
 use crate::journal::Store;
 use crate::kernel::attach::Rung;
 use crate::kernel::programs;
-use crate::kinds::{KINDS, Kind};
+use crate::kinds::{KINDS, Kind, Strikes};
+use crate::plan::operations::{Rungs, Tried};
 
 /// One question, its answer, and what to do where the answer is no.
 #[derive(Debug, Serialize)]
@@ -46,14 +48,29 @@ pub(super) fn run(output: &Output) -> Result<Exit, Failure> {
     let able = !rows.iter().any(|row| row.needed && !row.fact.is_yes());
     let queue = departures();
     // What keeps packets back takes more than the others do.
-    let (can, cannot): (Vec<&&dyn Kind>, Vec<_>) =
-        KINDS.iter().partition(|kind| able && (queue.fact.is_yes() || !kind.keeps_back()));
+    let rungs = rungs();
+    let controllers = Hierarchy::find().and_then(|hierarchy| hierarchy.controllers()).unwrap_or_default();
+    let has = |rung: fn(&Rungs) -> &Tried| rungs.as_ref().is_ok_and(|rungs| rung(rungs).is_ok());
+    let lets = |kind: &dyn Kind| match kind.strikes() {
+        Strikes::Packets => queue.fact.is_yes() || !kind.keeps_back(),
+        Strikes::Processes => true,
+        Strikes::Limits(controller) => controllers.contains(controller),
+        Strikes::Operations => has(|rungs| &rungs.lsm) || has(|rungs| &rungs.security),
+        Strikes::Delays => has(|rungs| &rungs.lsm_sleep),
+        Strikes::Results => has(|rungs| &rungs.security),
+        Strikes::Ends => has(|rungs| &rungs.end),
+        Strikes::Syscalls => has(|rungs| &rungs.syscall),
+        Strikes::SyscallDelays => has(|rungs| &rungs.syscall_sleep),
+        Strikes::SyscallEntries => has(|rungs| &rungs.entry),
+    };
+    let (can, cannot): (Vec<&&dyn Kind>, Vec<_>) = KINDS.iter().partition(|kind| able && lets(**kind));
     let [kinds, lacking] =
         [can, cannot].map(|kinds: Vec<&&dyn Kind>| kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>());
     rows.push(queue);
     rows.push(arrivals("ifb", way_round(), "by which what arrives gets there"));
     let of_cgroups = way_round_of_cgroups();
     rows.push(arrivals("ifb by socket", of_cgroups, "by which what arrives at a cgroup gets there"));
+    rows.extend(functions(&rungs));
     if output.json {
         output
             .object(&json!({ "kernel": facts.kernel_release, "able": able, "facts": rows, "kinds": kinds }));
@@ -172,6 +189,58 @@ fn arrivals(name: &str, way: Result<(), EngineError>, leads: &str) -> Row {
         Err(error) => (Fact::Unknown(error.to_string()), error.hint().unwrap_or_default()),
     };
     Row::new(name, fact, false, &remedy)
+}
+
+/// A mechanism by which operations are struck: its name, itself, what is done by it, and the remedy where there is none.
+type Way = (&'static str, fn(&Rungs) -> &Tried, &'static str, &'static str);
+
+const WAYS: [Way; 7] = [
+    (
+        "BPF LSM",
+        |rungs| &rungs.lsm,
+        "by which operations fail",
+        "boot with lockdown=none, and with `bpf` in lsm=; without the LSM fmod_ret is taken",
+    ),
+    (
+        "BPF LSM, sleeping",
+        |rungs| &rungs.lsm_sleep,
+        "by which operations are delayed: open, stat, send and others",
+        "Linux 6.2 or later without lockdown, and the module fuse",
+    ),
+    (
+        "fmod_ret at security_*",
+        |rungs| &rungs.security,
+        "by which operations fail where the BPF LSM is not active, and writes are lost",
+        "boot with lockdown=none",
+    ),
+    (
+        "fmod_ret at system calls",
+        |rungs| &rungs.syscall,
+        "by which fsync, close and system calls by their names fail",
+        "a kernel that lets it: Linux 7.3 does, without lockdown",
+    ),
+    (
+        "fmod_ret, sleeping",
+        |rungs| &rungs.syscall_sleep,
+        "by which read, write, fsync and system calls by their names are delayed",
+        "a kernel that lets it: Linux 7.3 does, without lockdown; and the module fuse",
+    ),
+    ("fentry", |rungs| &rungs.entry, "by which system calls get a signal", "boot with lockdown=none"),
+    ("fexit", |rungs| &rungs.end, "by which bits of what was read are flipped", "boot with lockdown=none"),
+];
+
+/// What decides over operations.
+fn functions(rungs: &Result<Rungs, EngineError>) -> Vec<Row> {
+    let row = |(name, rung, what, remedy): Way| {
+        let fact = match rungs.as_ref().map(rung) {
+            Ok(Ok(())) => Fact::Yes(what.to_owned()),
+            // Each says its own name for the errors of plans.
+            Ok(Err(why)) => Fact::No(why.split_once(": ").map_or(why.as_str(), |(_, rest)| rest).to_owned()),
+            Err(error) => Fact::No(error.to_string()),
+        };
+        Row::new(name, fact, false, remedy)
+    };
+    WAYS.into_iter().map(row).collect()
 }
 
 /// One program of each type; `injector programs` has all of them.

@@ -108,12 +108,15 @@ fn exit_of(error: &EngineError) -> Exit {
     match error {
         EngineError::Journal(JournalError::Conflict(_))
         | EngineError::ForeignIngress { .. }
+        | EngineError::WayTaken { .. }
         | EngineError::ForeignXdp { .. } => Exit::Conflict,
         EngineError::Kernel(error) if error.is_unsupported() => Exit::Unsupported,
         EngineError::Unsupported { .. }
         | EngineError::NoFq
         | EngineError::LastingQdisc { .. }
         | EngineError::NoIfb { .. }
+        | EngineError::NoOperation { .. }
+        | EngineError::NoController { .. }
         | EngineError::NoClsact { .. }
         | EngineError::Cgroup(CgroupError::NotMounted { .. })
         | EngineError::Target(TargetError::Cgroup(CgroupError::NotMounted { .. })) => Exit::Unsupported,

@@ -85,6 +85,12 @@ pub(super) fn watch(id: &str, within_ms: u64) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// Ends naps, see [`engine::serve_naps`].
+pub(super) fn sleeper() -> Result<Exit, Failure> {
+    engine::serve_naps().map_err(engine::EngineError::Runtime)?;
+    Ok(Exit::Done)
+}
+
 pub(super) fn clean(output: &Output) -> Result<Exit, Failure> {
     let report = journal::clean(&Store::open_default()?)?;
     if output.json {

@@ -81,6 +81,7 @@ fn dispatch(command: Command, output: &Output) -> Result<Exit, Failure> {
         Command::Man { directory } => generate::man(directory.as_deref(), output),
         Command::Programs => generate::programs(output),
         Command::Watch { id, within_ms } => experiments::watch(&id, within_ms),
+        Command::Sleeper => experiments::sleeper(),
         Command::Bench(command) => bench::run(&command, output),
     }
 }

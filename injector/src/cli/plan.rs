@@ -15,6 +15,8 @@ use crate::engine::{self, Options, Prepared};
 use crate::host::cgroup::Hierarchy;
 use crate::journal::{Store, conflicts};
 use crate::kernel::attach::Rung;
+use crate::kernel::functions::Mechanism;
+use crate::kinds::{self, Strikes};
 use crate::plan::{self, Hook, PlannedFault};
 use crate::scenario::quantity::{DurationNs, format_ns};
 use crate::scenario::{self, Direction, Overrides, Scenario, Source};
@@ -110,7 +112,11 @@ pub(super) fn prepare(scenario: Scenario, safety: &args::Safety, trace: bool) ->
         args::TcRung::Tcx => Rung::Tcx,
         args::TcRung::Clsact => Rung::Clsact,
     });
-    Ok(engine::prepare(scenario, Options { force: safety.force_unsafe_target, rung, trace })?)
+    let operations = safety.operations.map(|rung| match rung {
+        args::OperationRung::Lsm => Mechanism::Lsm,
+        args::OperationRung::FmodRet => Mechanism::Security,
+    });
+    Ok(engine::prepare(scenario, Options { force: safety.force_unsafe_target, rung, operations, trace })?)
 }
 
 /// The running experiment that would be in the way.
@@ -211,6 +217,13 @@ fn as_text(prepared: &Prepared, colour: bool) -> String {
 fn way(fault: &PlannedFault) -> &'static str {
     if fault.hooks.iter().any(|hook| Hook::CALLS.contains(hook)) {
         return "calls";
+    }
+    if !fault.functions.is_empty() {
+        return "operations";
+    }
+    let strikes = kinds::find(fault.kind).map(kinds::Kind::strikes);
+    if matches!(strikes, Some(Strikes::Processes | Strikes::Limits(_))) {
+        return "processes";
     }
     // Without a hook it is no packet that is struck, but all that would come by.
     if fault.hooks.is_empty() {

@@ -20,6 +20,7 @@ use crate::host::netns::{NetnsId, enter, namespaces_beside};
 use crate::host::tc::Direction;
 use crate::journal::Journal;
 use crate::kernel::attach::{self, Rung};
+use crate::kernel::functions::Function;
 use crate::kernel::{Kernel, programs, xdp};
 use crate::kill_point::kill_point;
 
@@ -97,6 +98,7 @@ pub(super) struct Attachments {
     cgroups: Vec<CgroupSkbLink>,
     sockets: Vec<CgroupSockLink>,
     calls: Vec<CgroupSockAddrLink>,
+    functions: Vec<OwnedFd>,
     namespaces: BTreeMap<NetnsId, Namespace>,
     devices: Vec<SchedClassifierLink>,
     /// By name, of devices in the controller's own namespace.
@@ -114,6 +116,7 @@ impl Attachments {
             cgroups: Vec::new(),
             sockets: Vec::new(),
             calls: Vec::new(),
+            functions: Vec::new(),
             namespaces: BTreeMap::new(),
             devices: Vec::new(),
             xdp: BTreeMap::new(),
@@ -160,6 +163,17 @@ impl Attachments {
     ) -> Result<(), EngineError> {
         self.calls.push(attach::cgroup_call(kernel, program, directory, path)?);
         kill_point("calls attached");
+        Ok(())
+    }
+
+    /// Attaches a program to a function of the kernel.
+    pub(super) fn attach_function(
+        &mut self,
+        kernel: &Kernel,
+        function: &Function,
+    ) -> Result<(), EngineError> {
+        self.functions.push(kernel.functions()?.attach(function)?);
+        kill_point("function attached");
         Ok(())
     }
 

@@ -12,14 +12,15 @@ use super::detour::Detour;
 use super::error::EngineError;
 use super::prepare::{Prepared, TargetPlan};
 use super::queue::Queue;
+use super::sleep::Sleeper;
 use crate::host::cgroup::{Cgroup, Hierarchy, is_below};
 use crate::host::facts::boot_id;
 use crate::host::netns::NetnsId;
 use crate::host::process::ProcessId;
 use crate::host::tc::Direction;
 use crate::journal::{self, Header, Journal};
-use crate::kernel::programs;
-use crate::plan::{Hook, Place, World};
+use crate::kernel::{Kernel, programs};
+use crate::plan::{Hook, Place, World, operations};
 use crate::target::{Acquired, acquire, acquire_run_leaf};
 
 /// What the rules are made from, with the devices that there are by now.
@@ -65,6 +66,12 @@ pub(super) fn mark_of(id: &str) -> u16 {
 pub(super) fn queue_of(prepared: &Prepared) -> Option<Queue> {
     let longest_ns = prepared.faults.iter().fold(0_u64, |sum, fault| sum.saturating_add(fault.longest_ns));
     (longest_ns > 0).then(|| Queue::new(mark_of(&prepared.id), longest_ns))
+}
+
+/// The process by which programs sleep, if some do.
+pub(super) fn sleeper(prepared: &Prepared, kernel: &mut Kernel) -> Result<Option<Sleeper>, EngineError> {
+    let sleep = prepared.faults.iter().any(|fault| operations::sleep(&fault.functions));
+    sleep.then(|| Sleeper::start(kernel)).transpose()
 }
 
 /// How the cgroup targets are struck at devices.
@@ -141,6 +148,18 @@ pub(super) fn attach_cgroups(
                 attachments.attach_call(hands.kernel, program, (&directory, path))?;
             }
         }
+    }
+    Ok(())
+}
+
+/// Attaches to the functions at which operations are decided; each once, whoever asks for it.
+pub(super) fn attach_functions(
+    prepared: &Prepared,
+    kernel: &Kernel,
+    attachments: &mut Attachments,
+) -> Result<(), EngineError> {
+    for function in operations::merged(prepared.faults.iter().flat_map(|fault| &fault.functions)) {
+        attachments.attach_function(kernel, &function)?;
     }
     Ok(())
 }

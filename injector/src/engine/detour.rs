@@ -20,6 +20,9 @@ use nix::errno::Errno;
 /// Preference of our filter where the device has none: the kernel counts down from here for those who ask for none.
 const LAST: u16 = 0xC001;
 
+/// How the name of an ifb ends that is for what arrives at cgroups; those of devices end in a number.
+const OF_CGROUPS: &str = "c";
+
 /// A way round.
 #[derive(Clone, Debug)]
 pub(super) struct Detour {
@@ -50,7 +53,7 @@ impl Detour {
 
     /// For what arrives at cgroups: one for all devices of a network namespace.
     pub(super) fn of_cgroups(experiment: &str, queue: Queue) -> Self {
-        Self::of(experiment, "c", queue, Takes::Marked)
+        Self::of(experiment, OF_CGROUPS, queue, Takes::Marked)
     }
 
     fn of(experiment: &str, which: &str, queue: Queue, takes: Takes) -> Self {
@@ -84,6 +87,8 @@ impl Detour {
         if has(hands, &made)
             && let Some(ifb) = link::list(&mut netlink)?.into_iter().find(|device| device.name == self.ifb)
         {
+            // Its queue is there too, unless the last look failed in between.
+            self.queue.put(hands.journal, netns, (ifb.index, &self.ifb), false)?;
             return Ok(ifb.index);
         }
         hands.journal.append(made)?;
@@ -91,6 +96,14 @@ impl Detour {
         kill_point("ifb made");
         self.queue.put(hands.journal, netns, (ifb.index, &self.ifb), false)?;
         Ok(ifb.index)
+    }
+
+    /// Whether another experiment's way round of the same device would take what is ours, or ours what is its.
+    fn is_in_the_way(&self, other: &Entry, netns: NetnsId, ifindex: u32) -> bool {
+        let Entry::Redirect { netns: n, ifindex: i, ifb, .. } = other else { return false };
+        // Those of cgroups take what has their own mark and nothing else.
+        let takes_all = matches!(self.takes, Takes::All { .. }) || !ifb.ends_with(OF_CGROUPS);
+        takes_all && (*n, *i) == (netns, ifindex)
     }
 
     /// The filter goes last: what others drop or take at ingress, they go on to see as it comes.
@@ -102,7 +115,10 @@ impl Detour {
         ifb: u32,
     ) -> Result<(), EngineError> {
         // Of the kernel's two ways to attach programs only this one has filters of another kind.
-        let _neighbours = need_clsact(hands, netns, (ifindex, name))?;
+        let neighbours = need_clsact(hands, netns, (ifindex, name))?;
+        if neighbours.entries().any(|other| self.is_in_the_way(other, netns, ifindex)) {
+            return Err(EngineError::WayTaken { device: name.to_owned() });
+        }
         let mut netlink = Netlink::open()?;
         let taken = tc::filters(&mut netlink, ifindex, Direction::Ingress)?;
         // A namespace that is used again has the filters still that it had.

@@ -48,6 +48,14 @@ pub enum EngineError {
         /// The device.
         device: String,
     },
+    /// Another experiment sends what arrives at a device the way round.
+    #[error(
+        "another experiment keeps back what arrives at {device}, and one of the two would have the other's packets"
+    )]
+    WayTaken {
+        /// The device.
+        device: String,
+    },
     /// A device has a configured root qdisc that can't be put back as it is.
     #[error(
         "the device {device} in net:[{namespace}] has the root qdisc {qdisc}, which can't be put back as it is: {}",
@@ -82,6 +90,25 @@ pub enum EngineError {
         /// What it lacks, in its own words.
         detail: String,
     },
+    /// The kernel lets nobody make these operations fail.
+    #[error("the fault `{fault}` can't be had on this kernel, {}: {why}", what.join(", "))]
+    NoOperation {
+        /// The fault.
+        fault: String,
+        /// The operations or system calls.
+        what: Vec<String>,
+        /// Why not, in the kernel's words.
+        why: String,
+    },
+    /// Nothing can sleep.
+    #[error("operations can't be delayed here: {detail}")]
+    NoSleep {
+        /// What failed.
+        detail: String,
+    },
+    /// The process that ends naps is gone.
+    #[error("the process by which operations are delayed has ended: nothing is delayed any more")]
+    SleeperGone,
     /// The kernel has neither tcx nor what filters hang on.
     #[error("this kernel has no filters that are BPF programs: {detail}")]
     NoClsact {
@@ -116,6 +143,30 @@ pub enum EngineError {
         /// What it has.
         why: String,
     },
+    /// The limits of a controller can't be had.
+    #[error(
+        "this host has no `{controller}` controller of cgroup version 2{}",
+        if *is_hybrid { ": version 1 has it" } else { "" }
+    )]
+    NoController {
+        /// Which.
+        controller: &'static str,
+        /// Whether hierarchies of version 1 are mounted.
+        is_hybrid: bool,
+    },
+    /// A controller could not be given to a cgroup.
+    #[error("the children of cgroup {cgroup} can't have the `{controller}` controller: {source}")]
+    ControllerRefused {
+        /// Which.
+        controller: &'static str,
+        /// The cgroup.
+        cgroup: String,
+        /// What the kernel said.
+        source: nix::errno::Errno,
+    },
+    /// What injector does itself failed.
+    #[error("{0}")]
+    Deed(String),
     /// A name of `[peers]` has no address.
     #[error("the peer `{name}` has no address: {detail}")]
     Peer {
@@ -172,6 +223,9 @@ impl EngineError {
             Self::Netns(error) => return error.hint(),
             Self::Netlink(error) => return error.hint(),
             Self::Process(error) => return error.hint(),
+            Self::WayTaken { .. } => {
+                "wait for its end (`injector status`), or take what its own dead one has left away (`injector clean`)"
+            }
             Self::ForeignIngress { device } => {
                 return Some(format!(
                     "remove it if it is yours (`tc qdisc del dev {device} ingress`), or do without clsact: Linux 6.6 and later have tcx, which is taken unless `--tc clsact` is given"
@@ -189,12 +243,30 @@ impl EngineError {
             Self::NoIfb { .. } => {
                 "load the modules (`modprobe -a ifb act_mirred act_gact cls_matchall cls_bpf sch_ingress`), or keep packets back on the side that sends them"
             }
+            Self::NoOperation { .. } => {
+                "`injector doctor` says which mechanisms there are: without lockdown (`lockdown=none`) operations fail by the BPF LSM or fmod_ret, and system calls by their names from about Linux 7.0 on"
+            }
+            Self::NoSleep { .. } => {
+                "file systems in user space are needed (FUSE): `modprobe fuse`, outside of containers"
+            }
+            Self::SleeperGone => "everything was taken back; somebody has ended it, or memory ran out",
             Self::NoClsact { .. } => {
                 "load the modules (`modprobe -a sch_ingress cls_bpf`); Linux 6.6 and later have tcx, which does without them"
             }
             Self::DeviceGone { .. } => {
                 "everything else was taken back; apply the scenario again when the device is there"
             }
+            Self::NoController { controller: "cpu", .. } => {
+                "boot with `systemd.unified_cgroup_hierarchy=1`; or take processor time away by pauses: `process.pause` with `for = \"80ms\", every = \"100ms\"` leaves a fifth"
+            }
+            Self::NoController { .. } => "boot with `systemd.unified_cgroup_hierarchy=1`",
+            Self::ControllerRefused { source: nix::errno::Errno::EBUSY, .. } => {
+                "processes are in that cgroup itself, and the kernel wants them in its leaves: take a target whose neighbours have cgroups of their own"
+            }
+            Self::ControllerRefused { .. } => {
+                "a threaded cgroup, or one above it, takes no such controller: name a target that is a domain of its own"
+            }
+            Self::Deed(_) => "everything was taken back",
             Self::Peer { .. } => "write the address itself, or add the name to /etc/hosts",
             Self::Spawn { .. } => "give the command as the shell would find it, after `--`",
             Self::Link(error) => return error.hint(),

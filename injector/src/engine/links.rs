@@ -1,4 +1,4 @@
-//! Devices that are set down and up again: the one fault that the controller itself does.
+//! Devices that are set down and up again: a fault that the controller itself does.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -101,7 +101,8 @@ impl Links {
     /// All of them, up.
     pub(super) fn new(prepared: &Prepared) -> Self {
         let (mut all, scenario) = (Vec::new(), &prepared.scenario);
-        for (fault, window) in plan::link_windows(scenario, prepared.seed) {
+        let windows = plan::own_windows(scenario, prepared.seed).into_iter();
+        for (fault, window) in windows.filter(|(fault, _)| scenario.faults[*fault].effect == Effect::Link) {
             let names = scenario.faults[fault].targets.iter();
             for target in names.filter_map(|name| prepared.targets.get(name)) {
                 let TargetPlan::Found(found) = target else { continue };
@@ -115,26 +116,30 @@ impl Links {
 
     /// Sets down and up what is due so long after the start.
     pub(super) fn follow(&mut self, elapsed: Duration, journal: &mut Journal) -> Result<(), EngineError> {
-        for n in 0..self.all.len() {
-            let link = &mut self.all[n];
-            // A controller that was stopped meanwhile may come here after the end.
-            let is_open = elapsed < self.duration && link.window.is_open(elapsed.as_nanos() as u64);
-            match (is_open, link.entry) {
-                (true, None) => {
-                    self.watch(elapsed)?;
-                    self.all[n].down(journal)?;
-                }
-                (false, Some(entry)) => {
-                    // After an error the next look tries again.
-                    if let Some(Err(error)) = journal.undo(entry).map(|outcome| outcome.result) {
-                        return Err(EngineError::Link(Box::new(error)));
-                    }
-                    link.entry = None;
-                }
-                _ => {}
+        // A controller that was stopped meanwhile may come here after the end.
+        let is_over = elapsed >= self.duration;
+        let is_open = |link: &Link| !is_over && link.window.is_open(elapsed.as_nanos() as u64);
+        // Those first that are to be up: one that fails holds up no other, and the next look tries again.
+        let mut failed = None;
+        for link in self.all.iter_mut().filter(|link| !is_open(link)) {
+            if let Err(error) = link.up(journal) {
+                failed.get_or_insert(error);
             }
         }
-        Ok(())
+        for n in 0..self.all.len() {
+            if is_open(&self.all[n]) && self.all[n].entry.is_none() {
+                self.watch(elapsed)?;
+                self.all[n].down(journal)?;
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Sets all up that are down. What fails stays in the journal, which is taken back later, and tells of it.
+    pub(super) fn all_up(&mut self, journal: &mut Journal) {
+        for link in &mut self.all {
+            let _ = link.up(journal);
+        }
     }
 
     /// Nothing goes down without somebody who would set it up.
@@ -154,6 +159,16 @@ impl Links {
 }
 
 impl Link {
+    /// Sets it up again, if it is down.
+    fn up(&mut self, journal: &mut Journal) -> Result<(), EngineError> {
+        let Some(entry) = self.entry else { return Ok(()) };
+        if let Some(Err(error)) = journal.undo(entry).map(|outcome| outcome.result) {
+            return Err(EngineError::Link(Box::new(error)));
+        }
+        self.entry = None;
+        Ok(())
+    }
+
     fn down(&mut self, journal: &mut Journal) -> Result<(), EngineError> {
         let mut netlink = Netlink::open()?;
         // One that is gone is the session's to tell of.

@@ -2,17 +2,22 @@
 //!
 //! `prepare` reads and decides; [`Session`] is the only thing that changes the host, and takes back what it
 //! changed when it is ended or dropped, panics included. `watchdog` is another process, for a controller that
-//! can't. `drive` waits for the end; `control` is the socket for `status` and `stop`. The words and numbers of plans and
+//! can't; `sleep` is one too, by which programs sleep. `links`, `deeds` and `clocks` are faults that injector does itself. `drive` waits for the end; `control` is the socket for `status` and `stop`. The words and numbers of plans and
 //! reports are `plan`'s and `report`'s.
 
 mod attachments;
 mod begin;
+mod clocks;
 pub mod control;
+mod copies;
+mod deeds;
 mod detour;
 mod drive;
 mod error;
+mod helper;
 mod links;
 mod nodes;
+mod operations;
 mod prepare;
 mod probe;
 mod queue;
@@ -20,16 +25,20 @@ mod record;
 mod session;
 mod signals;
 mod site;
+mod sleep;
 mod sockets;
 mod survey;
 mod takeover;
+mod urgent;
 mod watchdog;
 mod xdp;
 
 pub use drive::{Ending, SCAN_INTERVAL, drive};
 pub use error::EngineError;
+pub use operations::rungs;
 pub use prepare::{Options, Prepared, TargetPlan, check_capabilities, prepare};
 pub use probe::{departure_queue, filters, tc_rung, way_round, way_round_of_cgroups};
 pub use session::Session;
 pub use signals::Signals;
+pub use sleep::{COMMAND as SLEEPER_COMMAND, serve as serve_naps};
 pub use watchdog::{COMMAND as WATCH_COMMAND, watch};

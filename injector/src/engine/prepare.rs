@@ -7,11 +7,12 @@ use ipnet::IpNet;
 
 use super::error::EngineError;
 use super::probe::{departure_queue, filters, tc_rung, way_round, way_round_of_cgroups};
-use super::{links, nodes, survey, takeover};
+use super::{clocks, deeds, links, nodes, operations, survey, takeover};
 use crate::host::facts::Facts;
 use crate::host::{netlink::Netlink, route, ssh};
 use crate::journal::TargetKey;
 use crate::kernel::attach::Rung;
+use crate::kernel::functions::Mechanism;
 use crate::plan::{self, Hook, MAX_SPARED_PORTS, PlanError, PlannedFault, StruckInterface, TargetKind};
 use crate::scenario::{Direction, Effect, Fault, PeerAddress, Scenario, Selector};
 use crate::target::{ResolvedTarget, RunLeaf, SafetyPolicy, Strike, TargetSpec, plan_run_leaf, resolve};
@@ -26,6 +27,8 @@ pub struct Options {
     pub force: bool,
     /// Take this rung instead of the best one.
     pub rung: Option<Rung>,
+    /// Take this mechanism for operations instead of the best one.
+    pub operations: Option<Mechanism>,
     /// Write each decision to the ring.
     pub trace: bool,
 }
@@ -124,6 +127,7 @@ pub fn prepare(scenario: Scenario, options: Options) -> Result<Prepared, EngineE
     }
     let kind_of = |name: &str| targets.get(name).map_or(TargetKind::Cgroup, TargetPlan::kind);
     let mut faults = plan::faults(&scenario, seed, &kind_of);
+    operations::choose(&scenario, options.operations, &mut faults)?;
     plan::check_hooks(&interfaces(&scenario, &targets)).map_err(PlanError::Xdp)?;
     plan::check_longest(&faults)?;
     if faults.iter().any(|fault| fault.longest_ns > 0) {
@@ -145,6 +149,8 @@ pub fn prepare(scenario: Scenario, options: Options) -> Result<Prepared, EngineE
     }
     let mut warnings: Vec<String> = targets.values().flat_map(warnings_of).collect();
     warnings.extend(links::check(&scenario, &targets, SafetyPolicy { force: options.force })?);
+    warnings.extend(deeds::check(&scenario, &targets)?);
+    warnings.extend(clocks::check(&scenario, &targets)?);
     warnings.extend(takeover::check(&scenario, &targets, &mut faults)?);
     let (spared_ports, spared_addresses) = spared(&targets, &mut warnings)?;
     warnings.extend(unspared(&scenario, &targets, &spared_ports));
@@ -302,6 +308,6 @@ fn unspared(scenario: &Scenario, targets: &BTreeMap<String, TargetPlan>, ports: 
             )
         })
     };
-    let of_packets = scenario.faults.iter().filter(|fault| fault.effect != Effect::Link);
+    let of_packets = scenario.faults.iter().filter(|fault| !fault.effect.is_done_by_injector());
     of_packets.filter(on_interface).filter_map(warning).collect()
 }

@@ -6,9 +6,11 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use aya::maps::{MapData, RingBuf};
 use injector_common::event::Event;
+use injector_common::operation;
 use injector_common::packet::Address;
-use injector_common::rule::{EGRESS, INGRESS};
+use injector_common::rule::{EGRESS, INGRESS, OPERATION};
 use serde::Serialize;
+use syscalls::Sysno;
 
 use super::error::EngineError;
 use crate::kernel::decode_event;
@@ -29,6 +31,9 @@ struct Decision<'a> {
     segments: u32,
     delay_ns: u64,
     class: u32,
+    /// Of what is no packet: the operation, or the system call by its number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operation: Option<String>,
 }
 
 /// Reads the ring and writes the file.
@@ -62,8 +67,18 @@ impl Recorder {
     }
 }
 
+/// The name of an operation, or of a system call.
+fn name_of(number: u16) -> String {
+    if let Some(syscall) = number.checked_sub(operation::SYSCALL_BASE) {
+        return Sysno::new(usize::from(syscall))
+            .map_or_else(|| syscall.to_string(), |call| call.name().to_owned());
+    }
+    operation::NAMES.get(usize::from(number)).copied().unwrap_or("unknown").to_owned()
+}
+
 fn decision<'a>(event: &Event, faults: &'a [String]) -> Decision<'a> {
     let packet = &event.packet;
+    let operation = (event.direction == OPERATION).then(|| name_of(operation::number(packet)));
     let address = |address: Address| Ipv6Addr::from(address.octets()).to_canonical();
     Decision {
         time_ns: event.time_ns,
@@ -71,6 +86,7 @@ fn decision<'a>(event: &Event, faults: &'a [String]) -> Decision<'a> {
         direction: match event.direction {
             EGRESS => "egress",
             INGRESS => "ingress",
+            OPERATION => "operation",
             _ => "call",
         },
         outcome: match event.outcome {
@@ -84,12 +100,13 @@ fn decision<'a>(event: &Event, faults: &'a [String]) -> Decision<'a> {
         },
         protocol: packet.protocol,
         local: address(packet.local),
-        local_port: packet.local_port,
+        local_port: if operation.is_some() { 0 } else { packet.local_port },
         remote: address(packet.remote),
-        remote_port: packet.remote_port,
+        remote_port: if operation.is_some() { 0 } else { packet.remote_port },
         length: packet.length,
         segments: packet.segments,
         delay_ns: event.delay_ns,
         class: packet.class(event.direction),
+        operation,
     }
 }

@@ -150,7 +150,7 @@ pub(super) fn check(
         for (name, plan) in targets.iter().filter(|(_, plan)| !plan.is_interface()) {
             users.extend(&survey::processes(plan)?, takeover(name));
         }
-        let users = users.or_self(targets.keys().any(takeover));
+        let users = users.or_self(targets.iter().any(|(name, plan)| !plan.is_interface() && takeover(name)));
         let consenting = namespaces_of(users.consenting)?;
         for (netns, fd) in namespaces_of(users.pids)? {
             let mut netlink = Netlink::open_in(fd.as_fd())?;

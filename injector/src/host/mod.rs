@@ -20,6 +20,7 @@ pub mod route;
 pub mod socket;
 pub mod ssh;
 pub mod tc;
+pub mod vdso;
 pub mod xdp;
 
 use std::io;

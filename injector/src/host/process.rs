@@ -94,6 +94,25 @@ impl ProcessId {
             .is_ok_and(|stat| stat.starttime == self.start_ticks && !matches!(stat.state, 'Z' | 'X' | 'x'))
     }
 
+    /// Whether it is stopped by a signal, or about to be.
+    pub fn is_stopped(&self) -> Result<bool, ProcessError> {
+        if Self::of(self.pid)? != *self {
+            return Err(ProcessError::Gone { pid: self.pid });
+        }
+        // The first thread may have ended before the others, and one that is traced shows that instead.
+        let threads = Process::new(self.pid).and_then(|process| process.tasks());
+        let threads = threads.map_err(|_| ProcessError::Gone { pid: self.pid })?;
+        let rests =
+            |thread: procfs::process::Task| thread.stat().is_ok_and(|stat| matches!(stat.state, 'T' | 't'));
+        if threads.flatten().any(rests) {
+            return Ok(true);
+        }
+        // A pending SIGSTOP stops it when it next enters or leaves the kernel, and SIGCONT takes that back.
+        let status = Process::new(self.pid).and_then(|process| process.status());
+        let status = status.map_err(|_| ProcessError::Gone { pid: self.pid })?;
+        Ok((status.shdpnd | status.sigpnd) >> (Signal::SIGSTOP as i32 - 1) & 1 == 1)
+    }
+
     /// Send a signal to this process, and to no other that took its pid.
     pub fn signal(&self, signal: Signal) -> Result<(), ProcessError> {
         let gone = || ProcessError::Gone { pid: self.pid };

@@ -108,11 +108,12 @@ pub fn needed_sessions() -> Result<BTreeSet<SshSession>, ProcessError> {
     let own = std::process::id().cast_signed();
     let family: Vec<i32> = std::iter::once(own).chain(table.ancestors(own)).collect();
     let mut sessions = sessions_of(servers(&table, family.iter().copied()));
-    sessions.extend(family.iter().filter_map(|pid| session_in_environment(*pid)));
+    // Without a server among the parents the variable may be out of date, as inside of tmux: then all count.
     if sessions.is_empty() {
         let here = namespace_of(own);
         sessions = sessions_of(servers(&table, table.pids()).filter(|pid| namespace_of(*pid) == here));
     }
+    sessions.extend(family.iter().filter_map(|pid| session_in_environment(*pid)));
     Ok(sessions)
 }
 

@@ -1,5 +1,6 @@
 //! The lines of a journal: pure data, and which experiments would be in each other's way.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use jiff::Timestamp;
@@ -13,7 +14,7 @@ use crate::host::qdisc_tree::Piece;
 use crate::host::tc::Direction;
 
 /// The version of the format, raised when an older injector would misread a newer journal.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The first line: whose journal it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,6 +188,49 @@ pub enum Entry {
         /// What it had that went with it.
         state: LinkState,
     },
+    /// A cgroup that is paused from time to time.
+    Frozen {
+        /// Its path.
+        path: String,
+        /// Its id.
+        id: u64,
+    },
+    /// A cgroup whose processes are stopped from time to time.
+    Stopped {
+        /// Its path.
+        path: String,
+        /// Its id.
+        id: u64,
+        /// Who was stopped before, and stays so.
+        spared: BTreeSet<ProcessId>,
+    },
+    /// A file of a cgroup that says something else from time to time.
+    Limited {
+        /// The cgroup's path.
+        path: String,
+        /// Its id.
+        id: u64,
+        /// Name of the file.
+        file: String,
+        /// What it said.
+        previous: String,
+        /// What we write.
+        set: String,
+    },
+    /// Processes whose clocks are patched, wherever they are.
+    Clocks {
+        /// What they bear in their memory, by which they are known to be ours.
+        mark: u64,
+    },
+    /// A controller that the children of a cgroup had not.
+    ControllerEnabled {
+        /// The cgroup's path.
+        path: String,
+        /// Its id.
+        id: u64,
+        /// Name of the controller.
+        controller: String,
+    },
     /// A device's limit of wire segments in one packet.
     GsoMaxSegs {
         /// The namespace of the device.
@@ -200,6 +244,21 @@ pub enum Entry {
         /// The value we gave it.
         set: u32,
     },
+}
+
+impl Entry {
+    /// Whether it goes on striking without anybody's doing, so that somebody must take it back at once.
+    #[must_use]
+    pub const fn strikes_on(&self) -> bool {
+        matches!(
+            self,
+            Self::LinkDown { .. }
+                | Self::Frozen { .. }
+                | Self::Stopped { .. }
+                | Self::Limited { .. }
+                | Self::Clocks { .. }
+        )
+    }
 }
 
 impl fmt::Display for Entry {
@@ -232,6 +291,13 @@ impl fmt::Display for Entry {
             }
             Self::LinkDown { netns, ifname, .. } => {
                 write!(formatter, "{ifname} set down in net:[{}]", netns.inode)
+            }
+            Self::Frozen { path, .. } => write!(formatter, "cgroup {path} frozen"),
+            Self::Stopped { path, .. } => write!(formatter, "processes of cgroup {path} stopped"),
+            Self::Limited { path, file, set, .. } => write!(formatter, "{file} {set} of cgroup {path}"),
+            Self::Clocks { mark } => write!(formatter, "clocks of processes with the mark {mark:#x}"),
+            Self::ControllerEnabled { path, controller, .. } => {
+                write!(formatter, "controller {controller} of the children of cgroup {path}")
             }
             Self::GsoMaxSegs { netns, ifname, set, .. } => {
                 write!(formatter, "gso_max_segs {set} of {ifname} in net:[{}]", netns.inode)

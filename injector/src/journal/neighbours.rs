@@ -1,4 +1,4 @@
-//! What several experiments use at once: a clsact or fq qdisc, a device's limit of segments.
+//! What several experiments use at once: a clsact or fq qdisc, a device's limit of segments, a controller of cgroups.
 //!
 //! Whoever shares such a thing has it in its own journal, as if it had made it, so that it goes with the last
 //! of them and not with the first.
@@ -59,13 +59,18 @@ fn same_of<'a>(experiment: &'a Experiment, entry: &Entry) -> Option<&'a Entry> {
 fn is_same(one: &Entry, other: &Entry) -> bool {
     match (one, other) {
         (Entry::ClsactMade { netns: a, ifindex: i, .. }, Entry::ClsactMade { netns: b, ifindex: j, .. })
-        | (Entry::FqMade { netns: a, ifindex: i, .. }, Entry::FqMade { netns: b, ifindex: j, .. }) => {
+        | (Entry::FqMade { netns: a, ifindex: i, .. }, Entry::FqMade { netns: b, ifindex: j, .. })
+        | (Entry::LinkDown { netns: a, ifindex: i, .. }, Entry::LinkDown { netns: b, ifindex: j, .. }) => {
             (a, i) == (b, j)
         }
         (
             Entry::GsoMaxSegs { netns: a, ifindex: i, set: s, .. },
             Entry::GsoMaxSegs { netns: b, ifindex: j, set: t, .. },
         ) => (a, i, s) == (b, j, t),
+        (
+            Entry::ControllerEnabled { id: a, controller: c, .. },
+            Entry::ControllerEnabled { id: b, controller: d, .. },
+        ) => (a, c) == (b, d),
         _ => false,
     }
 }

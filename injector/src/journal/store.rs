@@ -143,6 +143,18 @@ impl Store {
         Ok(claimed)
     }
 
+    /// The journal of an experiment whose controller is dead, taken over; `None` while somebody has it.
+    pub fn take_over(&self, id: &str) -> Result<Option<Journal>, JournalError> {
+        check_id(id)?;
+        let directory = self.base.join(id);
+        let _guard = self.lock(FlockArg::LockExclusive)?;
+        match lock_file(&directory.join(LOCK_NAME), FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Journal::take_over(&directory, lock).map(Some),
+            Err(JournalError::Io { source: Errno::EAGAIN | Errno::ENOENT, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn directories(&self) -> Result<Vec<PathBuf>, JournalError> {
         let failed = |error: &io::Error| io_error("list", &self.base, error);
         let mut directories = Vec::new();

@@ -45,6 +45,21 @@ fn life_is_a_lock_and_not_a_pid() {
 }
 
 #[test]
+fn only_the_journal_of_the_dead_is_taken_over() {
+    let (_base, store) = store();
+    let journal = store.register(header("x")).unwrap();
+    assert!(store.take_over("x").unwrap().is_none());
+    assert!(store.take_over("y").unwrap().is_none());
+    drop(journal);
+    let taken = store.take_over("x").unwrap().unwrap();
+    // It is somebody's now, so that `clean` leaves it alone.
+    assert!(store.list().unwrap().experiments[0].alive);
+    assert!(store.take_over("x").unwrap().is_none());
+    drop(taken);
+    assert!(store.take_over("../x").is_err());
+}
+
+#[test]
 fn a_second_experiment_on_a_target_is_refused_with_both_names() {
     let (_base, store) = store();
     let _first = store.register(striking("one", "/app")).unwrap();

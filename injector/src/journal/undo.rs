@@ -2,16 +2,18 @@
 //!
 //! Each function checks that what it finds is what the journal means, and is content if it is gone.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd as _;
 
 use super::Entry;
-use crate::host::cgroup::{CgroupError, Hierarchy, MoveRefusal};
+use crate::host::cgroup::{Cgroup, CgroupError, Hierarchy, MoveRefusal, SignalError, knobs};
 use crate::host::link;
 use crate::host::link_state::LinkState;
 use crate::host::netlink::{Netlink, NetlinkError};
 use crate::host::netns::{self, NetnsError, NetnsId};
-use crate::host::process::ProcessId;
+use crate::host::process::{ProcessError, ProcessId, ProcessTable};
 use crate::host::qdisc_tree::{self, RestoreError};
+use crate::host::vdso::{self, Restored, VdsoError};
 use crate::host::{Undone, ifb, tc};
 
 /// An entry that could not be taken back.
@@ -33,6 +35,15 @@ pub enum UndoError {
     /// Its cgroup could not be read or changed.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// The processes of the host could not be listed.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// The clocks of a process could not be put right.
+    #[error(transparent)]
+    Vdso(#[from] VdsoError),
+    /// Its processes could not be signalled.
+    #[error(transparent)]
+    Signal(#[from] SignalError),
 }
 
 impl UndoError {
@@ -47,6 +58,9 @@ impl UndoError {
                 Some("see what is there: `tc qdisc show`".to_owned())
             }
             Self::Cgroup(error) => error.hint(),
+            Self::Signal(error) => error.hint(),
+            Self::Process(error) => error.hint(),
+            Self::Vdso(error) => error.hint(),
         }
     }
 }
@@ -75,6 +89,22 @@ pub fn undo(entry: &Entry, experiment: &str) -> Result<Undone, UndoError> {
         Entry::LinkDown { netns, ifindex, state, .. } => {
             in_namespace(*netns, |netlink| set_up_again(netlink, *ifindex, state))
         }
+        Entry::Frozen { path, id } => in_cgroup(path, *id, thaw),
+        Entry::Stopped { path, id, spared } => in_cgroup(path, *id, |hierarchy, cgroup| {
+            let count = hierarchy.continue_all(cgroup, spared, &BTreeSet::new())?;
+            Ok(if count > 0 { Undone::Removed } else { Undone::AlreadyGone })
+        }),
+        Entry::Limited { path, id, file, previous, set } => {
+            in_cgroup(path, *id, |hierarchy, _| unlimit(hierarchy, path, file, (previous, set)))
+        }
+        Entry::Clocks { mark } => restore_clocks(*mark),
+        Entry::ControllerEnabled { path, id, controller } => in_cgroup(path, *id, |hierarchy, _| {
+            if !hierarchy.has_controller(path, controller)? {
+                return Ok(Undone::AlreadyGone);
+            }
+            hierarchy.set_controller(path, controller, false)?;
+            Ok(Undone::Removed)
+        }),
         Entry::CgroupMade { path, id } => remove_cgroup(path, *id, experiment),
         Entry::ProcessMoved { process, from, to } => move_back(*process, from, to),
     }
@@ -88,6 +118,63 @@ fn in_namespace<E: Into<UndoError>>(
     let Some(namespace) = netns::find(id)? else { return Ok(Undone::AlreadyGone) };
     let mut netlink = Netlink::open_in(namespace.as_fd())?;
     work(&mut netlink).map_err(Into::into)
+}
+
+/// A cgroup that is gone took its settings with it, and one that was made anew under its name has its own.
+fn in_cgroup(
+    path: &str,
+    id: u64,
+    work: impl FnOnce(&Hierarchy, &Cgroup) -> Result<Undone, UndoError>,
+) -> Result<Undone, UndoError> {
+    let hierarchy = Hierarchy::find()?;
+    match hierarchy.open(path) {
+        Ok(cgroup) if cgroup.id == id => work(&hierarchy, &cgroup),
+        Ok(_) | Err(CgroupError::Unknown { .. }) => Ok(Undone::AlreadyGone),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn thaw(hierarchy: &Hierarchy, cgroup: &Cgroup) -> Result<Undone, UndoError> {
+    if !hierarchy.is_told_to_freeze(&cgroup.path)? {
+        return Ok(Undone::AlreadyGone);
+    }
+    hierarchy.write_knob(&cgroup.path, knobs::FREEZE, "0")?;
+    Ok(Undone::Removed)
+}
+
+fn unlimit(
+    hierarchy: &Hierarchy,
+    path: &str,
+    file: &str,
+    (previous, set): (&str, &str),
+) -> Result<Undone, UndoError> {
+    match hierarchy.read_knob(path, file)? {
+        now if now == previous => Ok(Undone::AlreadyGone),
+        now if now != set => {
+            Ok(Undone::NotOurs { why: format!("{file} is {now}, not the {set} that was set") })
+        }
+        _ => {
+            hierarchy.write_knob(path, file, previous)?;
+            Ok(Undone::Removed)
+        }
+    }
+}
+
+/// Who was patched may be in another cgroup by now, or be the child of one.
+fn restore_clocks(mark: u64) -> Result<Undone, UndoError> {
+    let (mut undone, mut failed) = (Undone::AlreadyGone, None);
+    for process in ProcessTable::read()?.pids().filter_map(|pid| ProcessId::of(pid).ok()) {
+        // What has no clocks to patch has none that are.
+        if !matches!(vdso::mark(process), Ok(Some(found)) if found == mark) {
+            continue;
+        }
+        match vdso::restore(process, mark) {
+            Ok(Restored::Removed) => undone = Undone::Removed,
+            Ok(Restored::NotPatched | Restored::Gone) => {}
+            Err(error) => failed = Some(error),
+        }
+    }
+    failed.map_or(Ok(undone), |error| Err(error.into()))
 }
 
 fn set_up_again(netlink: &mut Netlink, ifindex: u32, state: &LinkState) -> Result<Undone, NetlinkError> {

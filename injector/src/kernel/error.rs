@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::btf::BtfError;
 use crate::errno::name_of;
 
 /// An error of the kernel half. Each names the object and, where the kernel answered, the errno.
@@ -46,6 +47,28 @@ pub enum KernelError {
         #[source]
         source: Box<aya::programs::ProgramError>,
     },
+    /// The programs for functions of the kernel could not be made ready.
+    #[error("the programs for functions of the kernel could not be made ready: {detail}")]
+    Functions {
+        /// What is wrong.
+        detail: String,
+    },
+    /// The kernel's own types could not be read.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// The kernel refused a program for one of its functions.
+    #[error("the kernel refused `{program}` for its function `{function}`: {}{}", name_of(.source), in_brackets(.log))]
+    Function {
+        /// Name of the program.
+        program: &'static str,
+        /// Name of the function.
+        function: String,
+        /// The end of the verifier's log.
+        log: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// A map refused an entry.
     #[error("the map `{map}` refused an entry: {detail}")]
     Map {
@@ -76,9 +99,9 @@ impl KernelError {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Object { errno, .. } | Self::Program { errno, .. } => *errno,
-            Self::Attach { source, .. } => source.raw_os_error(),
+            Self::Attach { source, .. } | Self::Function { source, .. } => source.raw_os_error(),
             Self::Map { source, .. } => errno_of(source.as_ref()),
-            Self::Abi { .. } | Self::Missing { .. } => None,
+            Self::Abi { .. } | Self::Missing { .. } | Self::Functions { .. } | Self::Btf(_) => None,
         }
     }
 
@@ -86,8 +109,16 @@ impl KernelError {
     #[must_use]
     pub fn is_unsupported(&self) -> bool {
         use nix::libc::{EINVAL, ENOSYS, EOPNOTSUPP, EPERM};
-        matches!(self, Self::Object { .. } | Self::Program { .. } | Self::Attach { .. })
-            && matches!(self.errno(), Some(EPERM | ENOSYS | EOPNOTSUPP | EINVAL))
+        let asked = matches!(
+            self,
+            Self::Object { .. } | Self::Program { .. } | Self::Attach { .. } | Self::Function { .. }
+        );
+        let lacks_types = match self {
+            Self::Btf(BtfError::Read { source, .. }) => source.kind() == io::ErrorKind::NotFound,
+            Self::Btf(BtfError::NoField { .. }) => true,
+            _ => false,
+        };
+        lacks_types || (asked && matches!(self.errno(), Some(EPERM | ENOSYS | EOPNOTSUPP | EINVAL)))
     }
 
     pub(super) fn object(source: aya::EbpfError) -> Self {
@@ -145,6 +176,10 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         next = cause.source();
     }
     text
+}
+
+fn in_brackets(log: &str) -> String {
+    if log.is_empty() { String::new() } else { format!(" ({log})") }
 }
 
 /// What to do about an errno of bpf(2), as the end of an error's text.

@@ -1,9 +1,10 @@
 //! The loaded object: its maps filled, its programs loaded one by one, armed last.
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, Map};
 use aya::programs::{CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, SchedClassifier, Xdp};
 use aya::{Ebpf, VerifierLogLevel, include_bytes_aligned};
 use injector_common::dns::Questions;
@@ -11,12 +12,16 @@ use injector_common::layout::{
     AddressKey, CONNECTIONS, Control, Counters, FaultState, MAX_LEVELS, SET_BITS, Target, filter_place,
 };
 use injector_common::needs::Needs;
+use injector_common::operation::{Bed, NONE, Subject};
 use injector_common::packet::CLASSES;
 use injector_common::rule::Rule;
 use injector_common::{ABI_VERSION, event::Event};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
+use super::btf::Btf;
 use super::error::KernelError;
+use super::functions::Functions;
+use super::image::Image;
 use super::loader;
 use super::shape::shape_of;
 
@@ -25,51 +30,13 @@ static OBJECT: &[u8] = include_bytes_aligned!(env!("INJECTOR_EBPF_OBJECT"));
 /// Room for decisions between two visits of the reader, when an experiment is traced.
 const TRACE_BYTES: u32 = 32 << 20;
 
-/// What the maps of an experiment hold: numbers only, made by the plan.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Image {
-    /// Seed of the experiment.
-    pub seed: u64,
-    /// Number of faults.
-    pub faults: u32,
-    /// Rules, those of one target and direction side by side.
-    pub rules: Vec<Rule>,
-    /// Targets by cgroup id.
-    pub targets: BTreeMap<u64, Target>,
-    /// Targets by device index.
-    pub interfaces: BTreeMap<u32, Target>,
-    /// Networks of the numbered sets, with the length of the prefix in bits of the mapped address, and
-    /// whether they belong to the set (1) or are cut out of a larger network of it (0).
-    pub addresses: Vec<(AddressKey, u32, u32)>,
-    /// Depths at which targets live, deepest first.
-    pub levels: Vec<u32>,
-    /// The tables of distributions, one behind the other.
-    pub quantiles: Vec<u64>,
-    /// The opportunities of traced links in ms, one trace behind the other.
-    pub opportunities: Vec<u32>,
-    /// The questions that DNS faults mean.
-    pub questions: Vec<Questions>,
-    /// Whether some rule keeps the order of a flow.
-    pub keeps_order: bool,
-    /// Whether some rule counts the bytes of connections.
-    pub counts_connections: bool,
-    /// `CONTROL_` bits.
-    pub flags: u32,
-}
-
 /// The object in the kernel. Dropping it takes all of it away.
 #[derive(Debug)]
 pub struct Kernel {
-    ebpf: Ebpf,
+    pub(super) ebpf: Ebpf,
     control: Control,
-}
-
-impl Image {
-    /// The rules that are others than in an older image, and their places.
-    pub fn rules_changed_since<'a>(&'a self, old: &'a Self) -> impl Iterator<Item = (u32, &'a Rule)> {
-        let numbered = self.rules.iter().enumerate();
-        numbered.filter(|(n, rule)| old.rules.get(*n) != Some(rule)).map(|(n, rule)| (n as u32, rule))
-    }
+    /// Where the image has operations.
+    functions: Option<Functions>,
 }
 
 impl Kernel {
@@ -80,11 +47,14 @@ impl Kernel {
         let needs = needs_of(image);
         let shape = shape_of(image, needs);
         let needs = needs.bits();
+        let types = if image.subjects.is_empty() { None } else { Some(Btf::of_kernel()?) };
+        let offsets = types.as_deref().map(Btf::offsets).transpose()?.unwrap_or_default();
         let mut loader = loader::new();
         loader
             .verifier_log_level(VerifierLogLevel::STATS)
             .override_global("INJECTOR_NEEDS", &needs, true)
             .override_global("INJECTOR_SHAPE", &shape, true)
+            .override_global("INJECTOR_OFFSETS", &offsets, true)
             .map_max_entries("TARGETS", entries(image.targets.len()))
             .map_max_entries("INTERFACES", entries(image.interfaces.len()))
             .map_max_entries("RULES", entries(image.rules.len()))
@@ -96,12 +66,15 @@ impl Kernel {
             .map_max_entries("QUANTILES", entries(image.quantiles.len()))
             .map_max_entries("OPPORTUNITIES", entries(image.opportunities.len()))
             .map_max_entries("QUESTIONS", entries(image.questions.len()))
+            .map_max_entries("SUBJECTS", entries(image.subjects.len()))
             .map_max_entries("ADDRESSES", entries(image.addresses.len()));
         if image.flags & injector_common::layout::CONTROL_TRACE != 0 {
             loader.map_max_entries("EVENTS", TRACE_BYTES);
         }
         let ebpf = loader.load(OBJECT).map_err(KernelError::object)?;
-        let mut kernel = Self { ebpf, control: control_of(image, mark) };
+        // Before anybody takes a map out of it.
+        let functions = types.map(|types| Functions::new(OBJECT, &ebpf, types)).transpose()?;
+        let mut kernel = Self { ebpf, control: control_of(image, mark), functions };
         kernel.fill(image)?;
         // Not armed yet, but sockets are told apart from now on.
         kernel.write_control()?;
@@ -139,6 +112,15 @@ impl Kernel {
         for (index, value) in image.questions.iter().enumerate() {
             questions.set(index as u32, value, 0).map_err(|e| KernelError::map("QUESTIONS", e))?;
         }
+        let mut subjects: Array<_, Subject> = self.typed("SUBJECTS")?;
+        for (index, value) in image.subjects.iter().enumerate() {
+            subjects.set(index as u32, value, 0).map_err(|e| KernelError::map("SUBJECTS", e))?;
+        }
+        let mut operations: Array<_, u32> = self.typed("OPERATIONS")?;
+        for number in 0..operations.len() {
+            let operation = image.operations.get(&number).copied().unwrap_or(NONE);
+            operations.set(number, operation, 0).map_err(|e| KernelError::map("OPERATIONS", e))?;
+        }
         for (index, rule) in image.rules.iter().enumerate() {
             self.set_rule(index as u32, rule)?;
         }
@@ -169,34 +151,10 @@ impl Kernel {
         control.set(0, value, 0).map_err(|e| KernelError::map("CONTROL", e))
     }
 
-    /// What each rule did so far, all CPUs together.
-    pub fn counters(&mut self) -> Result<Vec<Counters>, KernelError> {
-        let counters: PerCpuArray<_, Counters> = self.typed("COUNTERS")?;
-        (0..counters.len())
-            .map(|index| {
-                let per_cpu = counters.get(&index, 0).map_err(|e| KernelError::map("COUNTERS", e))?;
-                Ok(per_cpu.iter().fold(Counters::default(), add))
-            })
-            .collect()
-    }
-
     /// What one fault remembers.
     pub fn fault_state(&mut self, slot: u32) -> Result<FaultState, KernelError> {
         let faults: Array<_, FaultState> = self.typed("FAULTS")?;
         faults.get(&slot, 0).map_err(|e| KernelError::map("FAULTS", e))
-    }
-
-    /// The ring of decisions, once.
-    pub fn take_events(&mut self) -> Result<aya::maps::RingBuf<MapData>, KernelError> {
-        let map = self.ebpf.take_map("EVENTS").ok_or(KernelError::Missing { name: "EVENTS" })?;
-        aya::maps::RingBuf::try_from(map).map_err(|e| KernelError::map("EVENTS", e))
-    }
-
-    /// Decisions that found no room in the ring.
-    pub fn events_lost(&mut self) -> Result<u64, KernelError> {
-        let lost: PerCpuArray<_, u64> = self.typed("EVENTS_LOST")?;
-        let per_cpu = lost.get(&0, 0).map_err(|e| KernelError::map("EVENTS_LOST", e))?;
-        Ok(per_cpu.iter().sum())
     }
 
     /// A traffic-control program, loaded.
@@ -255,6 +213,37 @@ impl Kernel {
         owner.set(0, target, 0).map_err(|e| KernelError::map("OWNER", e))
     }
 
+    /// The programs at functions of the kernel. There are some if the image has subjects.
+    pub fn functions(&self) -> Result<&Functions, KernelError> {
+        self.functions.as_ref().ok_or(KernelError::Missing { name: "SUBJECTS" })
+    }
+
+    /// Says where programs sleep.
+    pub fn set_bed(&mut self, bed: Bed) -> Result<(), KernelError> {
+        let mut beds: Array<_, Bed> = self.typed("BED")?;
+        beds.set(0, bed, 0).map_err(|e| KernelError::map("BED", e))
+    }
+
+    /// The map of the times at which naps end, for the process that ends them.
+    pub fn wakes(&mut self) -> Result<OwnedFd, KernelError> {
+        let map = self.ebpf.map("WAKES").ok_or(KernelError::Missing { name: "WAKES" })?;
+        let Map::Array(data) = map else { return Err(KernelError::Missing { name: "WAKES" }) };
+        let fd = data.fd().as_fd().try_clone_to_owned();
+        fd.map_err(|source| KernelError::Functions { detail: crate::errno::name_of(&source) })
+    }
+
+    /// System calls that no program was free to delay, so far.
+    pub fn passed_by(&mut self) -> Result<u64, KernelError> {
+        let passed_by: Array<_, u64> = self.typed("PASSED_BY")?;
+        passed_by.get(&0, 0).map_err(|e| KernelError::map("PASSED_BY", e))
+    }
+
+    /// How often the program of a trial was called.
+    pub fn trial_calls(&mut self) -> Result<u64, KernelError> {
+        let calls: Array<_, u64> = self.typed("TRIAL")?;
+        calls.get(&0, 0).map_err(|e| KernelError::map("TRIAL", e))
+    }
+
     /// An XDP program, loaded.
     pub fn xdp(&mut self, name: &'static str) -> Result<&mut Xdp, KernelError> {
         let program = self.ebpf.program_mut(name).ok_or(KernelError::Missing { name })?;
@@ -278,9 +267,9 @@ impl Kernel {
         self.ebpf.program_mut(name)
     }
 
-    fn typed<'a, T>(&'a mut self, name: &'static str) -> Result<T, KernelError>
+    pub(super) fn typed<'a, T>(&'a mut self, name: &'static str) -> Result<T, KernelError>
     where
-        T: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>,
+        T: TryFrom<&'a mut Map, Error = aya::maps::MapError>,
     {
         let map = self.ebpf.map_mut(name).ok_or(KernelError::Missing { name })?;
         T::try_from(map).map_err(|e| KernelError::map(name, e))
@@ -331,18 +320,20 @@ fn control_of(image: &Image, mark: u16) -> Control {
     }
 }
 
-fn add(a: Counters, b: &Counters) -> Counters {
+pub(super) fn add(a: Counters, b: &Counters) -> Counters {
+    // What one CPU has counted another one may have taken back.
+    let sum = u64::wrapping_add;
     Counters {
-        matched: a.matched + b.matched,
-        segments_matched: a.segments_matched + b.segments_matched,
-        injected: a.injected + b.injected,
-        segments_injected: a.segments_injected + b.segments_injected,
-        spared_by_limit: a.spared_by_limit + b.spared_by_limit,
-        spared_by_budget: a.spared_by_budget + b.spared_by_budget,
-        contended: a.contended + b.contended,
-        unsplit: a.unsplit + b.unsplit,
-        queue_full: a.queue_full + b.queue_full,
-        failed: a.failed + b.failed,
+        matched: sum(a.matched, b.matched),
+        segments_matched: sum(a.segments_matched, b.segments_matched),
+        injected: sum(a.injected, b.injected),
+        segments_injected: sum(a.segments_injected, b.segments_injected),
+        spared_by_limit: sum(a.spared_by_limit, b.spared_by_limit),
+        spared_by_budget: sum(a.spared_by_budget, b.spared_by_budget),
+        contended: sum(a.contended, b.contended),
+        unsplit: sum(a.unsplit, b.unsplit),
+        queue_full: sum(a.queue_full, b.queue_full),
+        failed: sum(a.failed, b.failed),
     }
 }
 

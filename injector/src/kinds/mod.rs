@@ -3,6 +3,17 @@
 //! What every fault has in common (target, direction, match, frequency, window) is the scenario language's and lives
 //! in `scenario`. What a kind does in the kernel lives in the eBPF crate and in the plan.
 
+mod clock_drift;
+mod clock_freeze;
+mod clock_leap;
+mod clock_offset;
+mod clock_strobe;
+mod clocks;
+mod io_corrupt;
+mod io_delay;
+mod io_error;
+mod io_lost;
+mod meant;
 mod network_connect;
 mod network_corrupt;
 mod network_delay;
@@ -18,7 +29,18 @@ mod network_reject;
 mod network_reorder;
 mod network_reset;
 mod network_window;
+mod process_kill;
+mod process_memory;
+mod process_pause;
+mod process_stop;
+mod process_throttle;
+mod repeats;
+mod syscall_delay;
+mod syscall_error;
+mod syscall_signal;
 mod tcp_only;
+mod times;
+mod without_packets;
 
 use std::fmt;
 
@@ -52,6 +74,11 @@ pub trait Kind: Sync {
         false
     }
 
+    /// What it strikes, which is what the kernel must let be struck.
+    fn strikes(&self) -> Strikes {
+        Strikes::Packets
+    }
+
     /// Its own keys that, together, name its targets, where `target` is not given.
     fn in_place_of_target(&self) -> &'static [&'static str] {
         &[]
@@ -61,6 +88,31 @@ pub trait Kind: Sync {
     fn docs_page(&self) -> String {
         format!("docs/kinds/{}.md", self.name())
     }
+}
+
+/// What faults of a kind strike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strikes {
+    /// Packets, devices, and calls that ask for connections.
+    Packets,
+    /// Operations that a hook of the LSM framework sees, and some that none sees.
+    Operations,
+    /// Operations, where a program may sleep.
+    Delays,
+    /// What is said of an operation that is not done.
+    Results,
+    /// What an operation has done, in the memory of its process.
+    Ends,
+    /// The results of system calls.
+    Syscalls,
+    /// System calls, where a program may sleep.
+    SyscallDelays,
+    /// The beginnings of system calls.
+    SyscallEntries,
+    /// Processes, whatever they do.
+    Processes,
+    /// The same, by limits of this controller of cgroups.
+    Limits(&'static str),
 }
 
 impl fmt::Debug for dyn Kind {
@@ -86,14 +138,29 @@ pub static KINDS: &[&dyn Kind] = &[
     &network_reset::NetworkReset,
     &network_reject::NetworkReject,
     &network_link::NetworkLink,
+    &io_error::IoError,
+    &io_delay::IoDelay,
+    &io_lost::IoLost,
+    &io_corrupt::IoCorrupt,
+    &syscall_error::SyscallError,
+    &syscall_delay::SyscallDelay,
+    &syscall_signal::SyscallSignal,
+    &process_pause::ProcessPause,
+    &process_stop::ProcessStop,
+    &process_kill::ProcessKill,
+    &process_throttle::ProcessThrottle,
+    &process_memory::ProcessMemory,
+    &clock_offset::ClockOffset,
+    &clock_drift::ClockDrift,
+    &clock_freeze::ClockFreeze,
+    &clock_strobe::ClockStrobe,
+    &clock_leap::ClockLeap,
 ];
 
 /// The kinds that the language has and this version has not: asking for one is not a slip.
 #[rustfmt::skip]
 pub static PLANNED: &[&str] = &[
-    "io.error", "io.delay", "io.short", "io.lost", "io.corrupt", "syscall.error", "syscall.delay",
-    "syscall.signal", "process.pause", "process.stop", "process.kill", "process.throttle", "process.memory",
-    "clock.offset", "clock.drift", "clock.freeze", "clock.strobe", "clock.leap", "clock.uncertainty",
+    "io.short", "clock.uncertainty",
 ];
 
 /// The kind of a name.
@@ -102,6 +169,15 @@ pub fn find(name: &str) -> Option<&'static dyn Kind> {
     KINDS.iter().copied().find(|kind| kind.name() == name)
 }
 
+/// The rules that all kinds of whole processes share.
+fn check_process(effect: &Effect, fault: &FaultTable, errors: &mut Errors) {
+    if let Effect::Process(process) = effect {
+        repeats::check(process, fault, errors);
+    }
+}
+
+#[cfg(test)]
+mod process_refusal_tests;
 #[cfg(test)]
 mod refusal_tests;
 #[cfg(test)]

@@ -1,32 +1,21 @@
 //! `network.delay`: packets come later, each by its own time.
 
-use std::sync::Arc;
+use std::sync::LazyLock;
 
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value};
 
 use super::Kind;
-use crate::scenario::quantity::{DurationNs, format_ns};
-use crate::scenario::read::{Spanned, Table as _, table};
-use crate::scenario::{Delay, Distribution, Effect, Errors, FaultTable, Key, Profile, Reader, Times};
+use super::times::{self, TimesTable};
+use crate::scenario::read::{Table as _, table};
+use crate::scenario::{Delay, Effect, Errors, FaultTable, Key, Reader};
 
 /// See the module.
 pub(super) struct NetworkDelay;
 
-/// The longest delay there is: fq's horizon is a 32-bit number of microseconds.
-pub(super) const MAX_DELAY_NS: u64 = injector_common::distribution::MAX_DELAY_NS;
-
 table! {
-    /// The own keys of `network.delay`.
-    pub(crate) struct DelayTable {
-        /// How much later each packet comes, such as `"40ms"`; with a distribution its mean. Mandatory without `profile`.
-        "delay" delay: DurationNs,
-        /// How far single delays lie from the mean: the standard deviation, or half the width of `"uniform"`. Default: 0.
-        "jitter" jitter: DurationNs,
-        /// How the delays are spread: `"uniform"` (default), `"normal"`, `"pareto"`, `"pareto-normal"`, `"exponential"`.
-        "distribution" distribution: Distribution,
-        /// A file of measured delays, whose distribution they have: `"rtt.csv"`. In place of the three above.
-        "profile" profile: String,
+    /// The key of `network.delay` beside its times.
+    pub(crate) struct OrderTable {
         /// `false`: a packet never overtakes another one of its flow. Default: `true`, as with netem.
         "reorder" reorder: bool,
     }
@@ -42,19 +31,17 @@ impl Kind for NetworkDelay {
     }
 
     fn keys(&self) -> &'static [Key] {
-        DelayTable::KEYS
+        static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| [TimesTable::KEYS, OrderTable::KEYS].concat());
+        &KEYS
     }
 
     fn read(&self, own: &mut Reader<'_>, errors: &mut Errors) -> Option<Effect> {
-        let table = DelayTable::read_from(own, errors);
-        if !table.unread.is_empty() {
+        let (table, order) = (TimesTable::read_from(own, errors), OrderTable::read_from(own, errors));
+        if !order.unread.is_empty() {
             return None;
         }
-        let times = match &table.profile {
-            Some(path) => measured(&table, path, errors)?,
-            None => spread(&table, own, errors)?,
-        };
-        Some(Effect::Delay(Delay { times, reorder: table.reorder.as_ref().is_none_or(|given| given.value) }))
+        let times = times::read(&table, own, errors)?;
+        Some(Effect::Delay(Delay { times, reorder: order.reorder.is_none_or(|given| given.value) }))
     }
 
     fn check(&self, _: &Effect, _: &FaultTable, _: &mut Errors) {}
@@ -64,90 +51,8 @@ impl Kind for NetworkDelay {
     }
 
     fn schema(&self, generator: &mut SchemaGenerator) -> Map<String, Value> {
-        DelayTable::properties(generator)
+        let mut properties = TimesTable::properties(generator);
+        properties.extend(OrderTable::properties(generator));
+        properties
     }
-}
-
-/// The delays of a file, which has everything that the other keys would say.
-fn measured(table: &DelayTable, path: &Spanned<String>, errors: &mut Errors) -> Option<Times> {
-    let others = [
-        ("delay", table.delay.as_ref().map(|given| given.span)),
-        ("jitter", table.jitter.as_ref().map(|given| given.span)),
-        ("distribution", table.distribution.as_ref().map(|given| given.span)),
-    ];
-    let mut is_alone = true;
-    for (key, span) in others.into_iter().filter_map(|(key, span)| Some((key, span?))) {
-        errors
-            .at(span, format!("`profile` says all about the delays, so `{key}` has no meaning"))
-            .hint(format!("leave `{key}` out, or `profile`"));
-        is_alone = false;
-    }
-    let profile = Profile::read(path, errors)?;
-    is_alone.then(|| Times::Measured(Arc::new(profile)))
-}
-
-/// The delays of a formula.
-fn spread(table: &DelayTable, own: &Reader<'_>, errors: &mut Errors) -> Option<Times> {
-    let Some(delay) = table.delay.as_ref() else {
-        errors
-            .at(own.span(), "`delay` is missing")
-            .hint("add `delay`: how much later each packet comes, such as `\"40ms\"`; or `profile`: a file of delays");
-        return None;
-    };
-    let distribution = table.distribution.as_ref().map_or(Distribution::Uniform, |given| given.value);
-    // An exponential delay has one parameter unless it is given two.
-    let own_spread = if distribution == Distribution::Exponential { delay.value.0 } else { 0 };
-    let jitter_ns = table.jitter.as_ref().map_or(own_spread, |given| given.value.0);
-    check(table, delay, distribution, jitter_ns, errors)?;
-    Some(Times::Spread { delay_ns: delay.value.0, jitter_ns, distribution })
-}
-
-fn check(
-    table: &DelayTable,
-    delay: &Spanned<DurationNs>,
-    distribution: Distribution,
-    jitter_ns: u64,
-    errors: &mut Errors,
-) -> Option<()> {
-    check_delay(delay, errors)?;
-    if distribution != Distribution::Uniform && jitter_ns == 0 {
-        let span = table.distribution.as_ref().map_or(delay.span, |given| given.span);
-        errors
-            .at(span, "a distribution without `jitter` is one fixed delay")
-            .hint("add `jitter`, or leave `distribution` out");
-        return None;
-    }
-    // How much of the jitter the shortest delay lies below the mean; the normal distribution has no shortest.
-    let below = match distribution {
-        Distribution::Uniform | Distribution::Exponential => 1.0,
-        Distribution::Pareto => 1.0 / f64::sqrt(3.0),
-        Distribution::Normal | Distribution::ParetoNormal => 0.0,
-    };
-    if let Some(jitter) = table.jitter.as_ref()
-        && jitter_ns as f64 * below > delay.value.0 as f64
-    {
-        errors
-            .at(jitter.span, format!("with a jitter of {} some delays would be negative", jitter.value))
-            .expected(format!("at most \"{}\"", format_ns((delay.value.0 as f64 / below) as u64)))
-            .hint("no packet comes before it was sent: give a smaller `jitter`, or a longer `delay`");
-        return None;
-    }
-    if let Some(jitter) = table.jitter.as_ref().filter(|jitter| jitter.value.0 > MAX_DELAY_NS) {
-        errors.at(jitter.span, "the jitter is too long").expected("at most \"1h\"");
-        return None;
-    }
-    Some(())
-}
-
-/// Notes a delay that is none or too long.
-pub(super) fn check_delay(delay: &Spanned<DurationNs>, errors: &mut Errors) -> Option<()> {
-    if delay.value.0 == 0 {
-        errors.at(delay.span, "a delay of nothing").expected("more than \"0s\"");
-        return None;
-    }
-    if delay.value.0 > MAX_DELAY_NS {
-        errors.at(delay.span, format!("a delay of {} is too long", delay.value)).expected("at most \"1h\"");
-        return None;
-    }
-    Some(())
 }

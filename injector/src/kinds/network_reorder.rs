@@ -4,7 +4,7 @@ use schemars::SchemaGenerator;
 use serde_json::{Map, Value};
 
 use super::Kind;
-use super::network_delay::check_delay;
+use super::times::check_delay;
 use crate::scenario::quantity::DurationNs;
 use crate::scenario::read::{Table as _, Whole, table};
 use crate::scenario::{Effect, Errors, FaultTable, Key, P32, Reader, Reorder};

@@ -3,13 +3,13 @@
 use crate::scenario::{Overrides, Source, load};
 
 /// What is said of a fault with these keys.
-fn complaint(keys: &str) -> String {
+pub(super) fn complaint(keys: &str) -> String {
     let text = format!("duration = \"1s\"\n[target.t]\ncgroup = \"/t\"\n[[fault]]\ntarget = \"t\"\n{keys}\n");
     said(&text)
 }
 
 /// What is said of a scenario, as one line.
-fn said(text: &str) -> String {
+pub(super) fn said(text: &str) -> String {
     match load(&Source::text("t.toml", text), &Overrides::default()) {
         Ok(_) => String::new(),
         // As one line, whatever the width at which it is wrapped.
@@ -270,7 +270,7 @@ fn an_interface_makes_no_calls() {
                 errno = 111\n";
     let errors = load(&Source::text("t.toml", text), &Overrides::default()).unwrap_err();
     let said = errors.render(false);
-    assert!(said.contains("and an interface makes none") && said.contains("[t.toml:5:10]"), "{said}");
+    assert!(said.contains("and an interface is none") && said.contains("[t.toml:5:10]"), "{said}");
 }
 
 #[test]
@@ -301,4 +301,94 @@ fn links_that_can_not_be_meant_are_refused_with_the_reason() {
     }
     let said = said(&of("cgroup = \"/t\"", ""));
     assert!(said.contains("the target is no `interface`") && said.contains("network.loss"), "{said}");
+}
+
+#[test]
+fn operations_that_can_not_be_meant_are_refused_with_the_reason() {
+    let io = |keys: &str| complaint(&format!("kind = \"io.error\"\n{keys}"));
+    let syscall = |keys: &str| complaint(&format!("kind = \"syscall.error\"\n{keys}"));
+    for keys in [
+        "operations = \"read\"",
+        "operations = [\"write\", \"fsync\"]\nerrno = 28\npath = \"/var/lib/**/x?.*\"\nfile_type = [\"regular\", \"fifo\"]",
+        "operations = \"fork\"\nerrno = \"EAGAIN\"\nnth = \"3+2\"\nlimit = 2\nbudget = \"1/s\"\nwhen = { for = \"1s\" }",
+    ] {
+        assert_eq!(io(keys), "", "{keys}");
+    }
+    assert_eq!(syscall("syscalls = [\"openat\", \"clone3\"]\nerrno = \"ENOENT\""), "");
+    for (keys, reason) in [
+        ("", "`operations` is missing"),
+        ("operations = \"raed\"", "did you mean `read`?"),
+        ("operations = []", "an empty list means nothing"),
+        ("operations = \"read\"\nerrno = \"ERESTARTSYS\"", "is the kernel's own errno"),
+        ("operations = \"read\"\nerrno = 513", "is the kernel's own errno"),
+        ("operations = \"read\"\npath = \"data/x\"", "is no absolute path"),
+        ("operations = \"read\"\npath = \"/data/x**\"", "`**` is a part of a name"),
+        ("operations = \"read\"\npath = \"/data/../x\"", "has an empty name, `.` or `..`"),
+        ("operations = \"read\"\npath = \"/data/\"", "has an empty name, `.` or `..`"),
+        ("operations = [\"read\", \"send\"]\npath = \"/data/**\"", "`send` with `path`"),
+        ("operations = \"fork\"\nfile_type = \"regular\"", "`fork` with `file_type`"),
+        ("operations = \"read\"\nfile_type = \"file\"", "unknown type of file"),
+        ("operations = \"read\"\ndirection = \"egress\"", "an operation has no direction"),
+        ("operations = \"read\"\nmatch = { protocol = \"tcp\" }", "`match` is asked of packets"),
+    ] {
+        let said = io(keys);
+        assert!(said.contains(reason), "{keys}: {said}");
+    }
+    for (keys, reason) in [
+        ("syscalls = \"openat\"", "`errno` is missing"),
+        ("syscalls = \"opnat\"\nerrno = 2", "did you mean `openat`?"),
+        ("syscalls = \"exit_group\"\nerrno = 2", "`exit_group` can't fail"),
+        ("syscalls = \"openat\"\nerrno = 2\ndirection = \"both\"", "a system call has no direction"),
+    ] {
+        let said = syscall(keys);
+        assert!(said.contains(reason), "{keys}: {said}");
+    }
+    let on_interface = "duration = \"1s\"\n[target.t]\ninterface = \"lo\"\n[[fault]]\ntarget = \"t\"\nkind = \"io.error\"\n\
+                        operations = \"read\"\n";
+    assert!(said(on_interface).contains("and an interface is none"), "{}", said(on_interface));
+}
+
+#[test]
+fn what_can_not_become_of_operations_is_refused_with_the_reason() {
+    for (keys, reason) in [
+        ("kind = \"io.delay\"\noperations = \"read\"", "`delay` is missing"),
+        ("kind = \"io.delay\"\ndelay = \"1ms\"", "`operations` is missing"),
+        ("kind = \"io.delay\"\noperations = \"read\"\ndelay = \"0s\"", "a delay of nothing"),
+        ("kind = \"io.delay\"\noperations = \"read\"\ndelay = \"2h\"", "is too long"),
+        (
+            "kind = \"io.delay\"\noperations = [\"read\", \"rename\"]\ndelay = \"1ms\"",
+            "`rename` can't be delayed: no kernel lets a program sleep at its hook",
+        ),
+        (
+            "kind = \"io.delay\"\noperations = \"send\"\ndelay = \"1ms\"\ndevice = \"8:1\"",
+            "`send` with `device`: where it is decided, no file is known",
+        ),
+        (
+            "kind = \"io.delay\"\noperations = \"read\"\ndelay = \"1ms\"\nmatch = { family = 4 }",
+            "an operation is none",
+        ),
+        ("kind = \"io.lost\"\ndevice = \"sda1\"", "\"sda1\" is no device"),
+        ("kind = \"io.lost\"\ndevice = \"8:1048576\"", "is no device"),
+        ("kind = \"io.lost\"\nfilesystem = \"ext5\"", "did you mean `ext4`?"),
+        ("kind = \"io.lost\"\noperations = \"write\"", "operations"),
+        ("kind = \"io.corrupt\"\nbits = 65", "65"),
+        (
+            "kind = \"io.error\"\noperations = [\"write\", \"unlink\"]\nfrees = true",
+            "`unlink` frees room, so with `frees` it never fails",
+        ),
+        ("kind = \"syscall.delay\"\nsyscalls = \"reed\"\ndelay = \"1ms\"", "did you mean `read`?"),
+        ("kind = \"syscall.delay\"\nsyscalls = \"read\"", "`delay` is missing"),
+        ("kind = \"syscall.signal\"\nsyscalls = \"read\"", "`signal` is missing"),
+        ("kind = \"syscall.signal\"\nsyscalls = \"read\"\nsignal = \"SIGTREM\"", "did you mean `SIGTERM`?"),
+        (
+            "kind = \"syscall.signal\"\nsyscalls = \"read\"\nsignal = \"STOP\"",
+            "SIGSTOP would stop a process for longer than the fault lasts",
+        ),
+    ] {
+        let said = complaint(keys);
+        assert!(said.contains(reason), "{keys}: {said}");
+    }
+    let fine = "kind = \"io.error\"\noperations = \"write\"\nfrees = true\nfile_type = \"regular\"\nfilesystem = \"tmpfs\"";
+    assert_eq!(complaint(fine), "");
+    assert_eq!(complaint("kind = \"syscall.signal\"\nsyscalls = \"read\"\nsignal = \"KILL\""), "");
 }

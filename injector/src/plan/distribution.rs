@@ -6,7 +6,7 @@
 use injector_common::distribution::{MAX_DELAY_NS, TABLE_ENTRIES, quantile_of};
 use statrs::distribution::{ContinuousCDF as _, Normal};
 
-use crate::scenario::{Delay, Distribution, Point, Profile, Times};
+use crate::scenario::{Distribution, Point, Profile, Times};
 
 /// Where the open ends of a distribution are cut: what lies beyond happens once in 262,144 packets.
 const CUT: f64 = 1.0 / 262_144.0;
@@ -19,8 +19,8 @@ const PARETO_PART: f64 = 0.75;
 
 /// The table of a delay, in ns; `None` if it is the same for every packet.
 #[must_use]
-pub(super) fn table(delay: &Delay) -> Option<Vec<u64>> {
-    let (delay_ns, jitter_ns, distribution) = match &delay.times {
+pub(super) fn table(times: &Times) -> Option<Vec<u64>> {
+    let (delay_ns, jitter_ns, distribution) = match times {
         Times::Measured(profile) => {
             return Some((0..TABLE_ENTRIES).map(|entry| measured(profile, quantile_of(entry))).collect());
         }

@@ -18,7 +18,7 @@ impl Quantiles for Table {
 
 fn sample(distribution: Distribution, n: u64) -> Vec<f64> {
     let times = Times::Spread { delay_ns: 100_000_000, jitter_ns: 10_000_000, distribution };
-    let table = Table(table(&Delay { times, reorder: true }).unwrap());
+    let table = Table(table(&times).unwrap());
     (0..n).map(|s| quantile(&table, 0, draw(11, 3, s)) as f64 / 1e6).collect()
 }
 
@@ -65,7 +65,7 @@ fn quantiles_are_those_of_the_textbook() {
 fn a_normal_delay_is_never_negative() {
     let times =
         Times::Spread { delay_ns: 1_000_000, jitter_ns: 10_000_000, distribution: Distribution::Normal };
-    let table = table(&Delay { times, reorder: true }).unwrap();
+    let table = table(&times).unwrap();
     assert_eq!(table[0], 0);
     assert!(table[..1025].is_sorted() && table[1025..].is_sorted());
 }
@@ -73,11 +73,11 @@ fn a_normal_delay_is_never_negative() {
 #[test]
 fn a_delay_without_jitter_needs_no_table() {
     let times = Times::Spread { delay_ns: 1, jitter_ns: 0, distribution: Distribution::Uniform };
-    assert_eq!(table(&Delay { times, reorder: true }), None);
+    assert_eq!(table(&times), None);
 }
 
 fn table_of(profile: Profile) -> Table {
-    Table(table(&Delay { times: Times::Measured(Arc::new(profile)), reorder: true }).unwrap())
+    Table(table(&Times::Measured(Arc::new(profile))).unwrap())
 }
 
 /// The chance of a draw of at most `ns`, from the table alone: bits go into it in steps of 2^-20.

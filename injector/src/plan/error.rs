@@ -117,6 +117,14 @@ pub enum PlanError {
         /// Why not.
         why: String,
     },
+    /// Processes that can't be struck.
+    #[error("the fault `{fault}`: {why}")]
+    Process {
+        /// Fault.
+        fault: String,
+        /// Why not.
+        why: String,
+    },
     /// The faults together keep packets back for longer than any queue does.
     #[error("the faults keep a packet back for up to {} together, and {} is the most\n\nhint: shorten delays and queues; a low rate takes long for one large packet",
         format_ns(*.longest_ns), format_ns(MAX_KEPT_BACK_NS))]

@@ -12,7 +12,7 @@ use injector_common::rule::{self as border, Rule};
 use injector_common::window::Window;
 
 use super::addresses::AddressSets;
-use super::{Place, PlanError, World, dns, matching, partition, spare, treat};
+use super::{Place, PlanError, World, dns, matching, operations, partition, spare, treat};
 use crate::kernel::Image;
 use crate::scenario::{Direction, Effect, Fault, Frequency, Loss, LossModel, Per, Scenario, When};
 use injector_common::treatment::TREAT_KEEPS_ORDER;
@@ -67,6 +67,7 @@ pub fn lower(scenario: &Scenario, seed: u64, world: &World) -> Result<Lowered, P
     lowered.image.addresses = sets.entries();
     treat::lay_out_tables(scenario, &mut lowered);
     dns::lay_out(scenario, &mut lowered);
+    operations::lay_out(scenario, &mut lowered);
     lowered.image.keeps_order =
         lowered.image.rules.iter().any(|rule| rule.treatment.flags & TREAT_KEEPS_ORDER != 0);
     lowered.image.counts_connections = lowered.image.rules.iter().any(|rule| rule.treatment.after_bytes != 0);
@@ -108,9 +109,9 @@ fn faults_on<'a>(
     place: &Place,
 ) -> Result<Vec<(usize, &'a Fault, &'a str)>, PlanError> {
     let mut faults = Vec::new();
-    // A link is no rule of packets: the controller itself sets it down.
-    let of_packets = scenario.faults.iter().enumerate().filter(|(_, fault)| fault.effect != Effect::Link);
-    for (position, fault) in of_packets {
+    // What injector does itself is no rule.
+    let all = scenario.faults.iter().enumerate();
+    for (position, fault) in all.filter(|(_, fault)| !fault.effect.is_done_by_injector()) {
         for target in &fault.targets {
             let struck = world.places.get(target).ok_or_else(|| PlanError::Unresolved(target.clone()))?;
             if holds(struck, place) {
@@ -134,11 +135,13 @@ fn holds(outer: &Place, inner: &Place) -> bool {
 
 /// Whether a fault has a rule for packets of a direction, or for calls.
 fn goes(fault: &Fault, way: u32) -> bool {
-    match (way, fault.effect.calls()) {
-        (border::CALL, calls) => calls.is_some(),
-        (_, Some(_)) => false,
-        (border::EGRESS, None) => fault.direction != Direction::Ingress,
-        (_, None) => fault.direction != Direction::Egress,
+    // Operations are calls too, by the hooks of another kind.
+    let calls = fault.effect.calls().is_some() || fault.effect.strikes_operations();
+    match (way, calls) {
+        (border::CALL, calls) => calls,
+        (_, true) => false,
+        (border::EGRESS, false) => fault.direction != Direction::Ingress,
+        (_, false) => fault.direction != Direction::Egress,
     }
 }
 
@@ -162,7 +165,7 @@ fn rule_at(
     sets: &mut AddressSets,
 ) -> Result<Rule, PlanError> {
     let mut rule = rule((fault, way), position as u32, seed, world, sets)?;
-    rule.direction = way;
+    rule.direction = if fault.effect.strikes_operations() { border::OPERATION } else { way };
     if matches!(place, Place::Interface { .. }) {
         spare::apply(&mut rule, fault, world, sets);
     }
@@ -197,17 +200,17 @@ fn rule(
         Effect::Loss(loss) => lose(&mut rule, &loss),
         Effect::LocalDrop => rule.action = border::ACTION_LOCAL_DROP,
         Effect::Partition(_) => rule.action = border::ACTION_LOSS,
-        Effect::Link => {}
+        Effect::Link | Effect::Process(_) | Effect::Clock(_) => {}
         _ => treat::apply(&mut rule, fault, seed),
     }
     Ok(rule)
 }
 
-/// The windows of the faults that the controller does, each with the position of its fault.
-pub(crate) fn link_windows(scenario: &Scenario, seed: u64) -> Vec<(usize, Window)> {
-    let links = scenario.faults.iter().enumerate().filter(|(_, fault)| fault.effect == Effect::Link);
+/// The windows of the faults that injector does itself, each with the position of its fault.
+pub(crate) fn own_windows(scenario: &Scenario, seed: u64) -> Vec<(usize, Window)> {
+    let all = scenario.faults.iter().enumerate();
     let number = |fault: &Fault| draw::fault_number(fault.id.as_bytes());
-    links
+    all.filter(|(_, fault)| fault.effect.is_done_by_injector())
         .map(|(n, fault)| (n, window(&fault.when, draw::stream(seed, number(fault), PURPOSE_WINDOW))))
         .collect()
 }

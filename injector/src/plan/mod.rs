@@ -13,6 +13,7 @@ mod matching;
 #[cfg(test)]
 mod mechanism_tests;
 mod notes;
+pub mod operations;
 mod partition;
 mod rate;
 mod spare;
@@ -25,7 +26,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 pub use error::PlanError;
-pub(crate) use lower::link_windows;
+pub(crate) use lower::own_windows;
 pub use lower::{Lowered, lower};
 pub(crate) use matching::{check_devices, device_indices, names_devices};
 pub(crate) use partition::check_nodes;
@@ -35,6 +36,7 @@ pub use spare::{MAX_SPARED_PORTS, unspared_ports};
 pub use xdp::{StruckInterface, XdpError, check_hooks};
 
 use crate::kernel::attach::Rung;
+use crate::kernel::functions::Function;
 use crate::kernel::xdp::Mode;
 use crate::scenario::{Direction, Effect, Fault, InterfaceHook, Per, Scenario, keeps_back_what_arrives};
 
@@ -130,8 +132,12 @@ pub struct PlannedFault {
     pub cuts: Vec<[String; 2]>,
     /// Which way.
     pub direction: Direction,
+    /// By what injector does it, where no program does.
+    pub done_by: Option<String>,
     /// The hooks it needs.
     pub hooks: Vec<Hook>,
+    /// The functions of the kernel at which it is decided, if it strikes operations.
+    pub functions: BTreeSet<Function>,
     /// Share of the matching packets that it was asked to strike; `None` where no share was asked for.
     pub requested_rate: Option<f64>,
     /// Whether devices must be told to send single segments.
@@ -169,9 +175,10 @@ impl PlannedFault {
         if self.longest_ns > 0 {
             names.push("fq".to_owned());
         }
-        if self.hooks.is_empty() {
-            names.push("rtnetlink".to_owned());
+        if !self.functions.is_empty() {
+            names.push(operations::mechanism(&self.functions));
         }
+        names.extend(self.done_by.clone());
         names.join(" + ")
     }
 }
@@ -239,7 +246,8 @@ fn hooks_of(fault: &Fault, kinds: &[TargetKind], ingress: Ingress) -> Vec<Hook> 
             .collect();
     }
     let mut hooks = BTreeSet::new();
-    for kind in kinds.iter().filter(|_| fault.effect != Effect::Link) {
+    let is_of_packets = !fault.effect.is_done_by_injector() && !fault.effect.strikes_operations();
+    for kind in kinds.iter().filter(|_| is_of_packets) {
         let interface = *kind != TargetKind::Cgroup;
         if fault.direction != Direction::Ingress {
             hooks.insert(if interface { Hook::DeviceEgress } else { Hook::CgroupEgress });
@@ -264,6 +272,8 @@ fn planned(fault: &Fault, seed: u64, kinds: &[TargetKind], ingress: Ingress) -> 
         targets: fault.targets.clone(),
         cuts: partition::cuts(fault, seed),
         direction: fault.direction,
+        done_by: fault.effect.done_by(),
+        functions: BTreeSet::new(),
         requested_rate: requested(fault),
         per_segment: per_segment(&fault.effect),
         answers: fault.effect.answers(),

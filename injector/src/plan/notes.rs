@@ -2,7 +2,7 @@
 
 use super::{Hook, dns, link, per_segment};
 use crate::scenario::errno;
-use crate::scenario::{Capacity, CorruptMode, Effect, Rate};
+use crate::scenario::{Capacity, CorruptMode, Deed, Effect, Rate};
 
 /// What each hook can't see, so that nobody takes a silence for a proof.
 pub(super) fn notes(hooks: &[Hook], effect: &Effect) -> Vec<String> {
@@ -54,6 +54,11 @@ pub(super) fn notes(hooks: &[Hook], effect: &Effect) -> Vec<String> {
         Effect::Reset(_) => notes.push("the reset that takes the place of a segment is in the receiver's window if all before it has arrived; else the next segment strikes again, as long as `limit` and `when` let it".to_owned()),
         Effect::Reject(_) => notes.push("ICMP errors, resets, later fragments, and what goes to a group are lost without an answer (RFC 1122, 3.2.2)".to_owned()),
         Effect::Link => notes.push("set down and up by injector itself, to a tenth of a second; a second process of it sets the device up if the first is killed, or misses the deadline".to_owned()),
+        Effect::Process(process) => notes.push(of_processes(&process.deed).to_owned()),
+        Effect::Clock(_) => {
+            notes.push("read by libc or the vDSO, static programs too; a program that begins reads the true time for a millisecond or some, and whoever makes the system call itself always".to_owned());
+            notes.push("timers of the kernel keep the true time, and so do time stamps of files".to_owned());
+        }
         Effect::MarkEcn => notes.push("only packets of connections with ECN can be marked; others match and are not struck".to_owned()),
         Effect::Dns(dns) => notes.extend(dns::notes(dns)),
         _ => {}
@@ -68,4 +73,25 @@ pub(super) fn notes(hooks: &[Hook], effect: &Effect) -> Vec<String> {
         }
     }
     notes
+}
+
+/// What is to be known of a deed.
+const fn of_processes(deed: &Deed) -> &'static str {
+    match deed {
+        Deed::Pause => {
+            "all threads at once, unseen by parents; a second process of injector lets the target go on if the first is killed, or late"
+        }
+        Deed::Stop => {
+            "one process after the other, seen by parents; who was stopped before stays so; a second process of injector lets the target go on if the first is killed, or late"
+        }
+        Deed::Kill(_) => {
+            "all processes that are in the target then, and those that are started in it again if it is to happen again"
+        }
+        Deed::Throttle(_) => {
+            "of one processor, for all processes of the target together; a tighter limit that it has already stays"
+        }
+        Deed::Memory { .. } => {
+            "nobody is killed: who wants more waits; a tighter limit that it has already stays"
+        }
+    }
 }

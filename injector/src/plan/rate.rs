@@ -11,7 +11,10 @@ pub fn requested(fault: &Fault) -> Option<f64> {
     }
     match fault.effect {
         Effect::Loss(Loss { model, .. }) if model != LossModel::Bernoulli => of_model(&model),
-        Effect::Link | Effect::Reorder(Reorder { gap: Some(_), .. }) => None,
+        Effect::Link
+        | Effect::Process(_)
+        | Effect::Clock(_)
+        | Effect::Reorder(Reorder { gap: Some(_), .. }) => None,
         _ => match fault.frequency {
             Frequency::Probability(p) => Some(p.as_f64()),
             Frequency::Nth(_) => None,

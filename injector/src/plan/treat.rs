@@ -8,8 +8,8 @@ use injector_common::{answer, call};
 
 use super::{Lowered, distribution, dns, link};
 use crate::scenario::{
-    Capacity, Corrupt, CorruptMode, Delay, Effect, Fault, IcmpError, Rate, Refusal, Reject, Reorder, Reset,
-    ResetSide, Scenario, Times,
+    Capacity, Corrupt, CorruptMode, Delay, Effect, Fault, Harm, IcmpError, OperationFault, Rate, Refusal,
+    Reject, Reorder, Reset, ResetSide, Scenario, Times,
 };
 
 /// Writes an effect that keeps the packet into the rule. Loss and drops are `lower`'s own.
@@ -17,8 +17,19 @@ pub(super) fn apply(rule: &mut Rule, fault: &Fault, seed: u64) {
     let number = draw::fault_number(fault.id.as_bytes());
     let plain = Treatment { stream: draw::stream(seed, number, PURPOSE_VALUE), ..Treatment::default() };
     let (action, treatment) = match &fault.effect {
-        Effect::Loss(_) | Effect::LocalDrop | Effect::Partition(_) | Effect::Link => return,
-        Effect::Delay(delay) => (border::ACTION_DELAY, delayed(plain, delay)),
+        Effect::Loss(_)
+        | Effect::LocalDrop
+        | Effect::Partition(_)
+        | Effect::Link
+        | Effect::Process(_)
+        | Effect::Clock(_) => {
+            return;
+        }
+        Effect::Delay(delay) => {
+            let order = if delay.reorder { 0 } else { treat::TREAT_KEEPS_ORDER };
+            let delayed = delayed(plain, &delay.times);
+            (border::ACTION_DELAY, Treatment { flags: delayed.flags | order, ..delayed })
+        }
         Effect::Reorder(reorder) => {
             hold_every(rule, reorder);
             (border::ACTION_DELAY, Treatment { delay_ns: reorder.delay_ns, ..plain })
@@ -36,19 +47,35 @@ pub(super) fn apply(rule: &mut Rule, fault: &Fault, seed: u64) {
         Effect::Window { size } => (border::ACTION_WINDOW, Treatment { count: u32::from(*size), ..plain }),
         Effect::Reset(reset) => (border::ACTION_RESET, torn_down(plain, reset)),
         Effect::Reject(reject) => (border::ACTION_REJECT, rejected(plain, reject)),
+        Effect::Operations(fault) => harmed(plain, &fault.harm),
     };
     rule.action = action;
     rule.treatment = treatment;
 }
 
-fn delayed(plain: Treatment, delay: &Delay) -> Treatment {
-    let order = if delay.reorder { 0 } else { treat::TREAT_KEEPS_ORDER };
-    let (delay_ns, spread) = match delay.times {
-        Times::Spread { delay_ns, jitter_ns: 0, .. } => (delay_ns, 0),
-        Times::Spread { delay_ns, .. } => (delay_ns, treat::TREAT_DISTRIBUTED),
+fn delayed(plain: Treatment, times: &Times) -> Treatment {
+    let (delay_ns, flags) = match times {
+        Times::Spread { delay_ns, jitter_ns: 0, .. } => (*delay_ns, 0),
+        Times::Spread { delay_ns, .. } => (*delay_ns, treat::TREAT_DISTRIBUTED),
         Times::Measured(_) => (0, treat::TREAT_DISTRIBUTED),
     };
-    Treatment { delay_ns, flags: order | spread, ..plain }
+    Treatment { delay_ns, flags, ..plain }
+}
+
+/// What becomes of an operation or a system call.
+fn harmed(plain: Treatment, harm: &Harm) -> (u32, Treatment) {
+    match harm {
+        Harm::Error(failure) => {
+            (border::ACTION_OPERATION, Treatment { count: failure.errno.unsigned_abs(), ..plain })
+        }
+        Harm::Delay(times) => (border::ACTION_SLEEP, delayed(plain, times)),
+        Harm::Signal(signal) => (border::ACTION_SIGNAL, Treatment { count: signal.0 as u32, ..plain }),
+        Harm::Lost => (border::ACTION_LOSE, plain),
+        Harm::Corrupt { bits, offset } => {
+            let flags = if offset.is_some() { treat::TREAT_OFFSET } else { 0 };
+            (border::ACTION_ROT, Treatment { flags, bits: *bits, offset: offset.unwrap_or(0), ..plain })
+        }
+    }
 }
 
 /// Every `gap`-th match: a frequency of the kind's own.
@@ -101,8 +128,9 @@ pub(super) fn lay_out_tables(scenario: &Scenario, lowered: &mut Lowered) {
     let Lowered { image, fault_of_rule } = lowered;
     for (position, fault) in scenario.faults.iter().enumerate() {
         let first = match &fault.effect {
-            Effect::Delay(delay) => {
-                let Some(table) = distribution::table(delay) else { continue };
+            Effect::Delay(Delay { times, .. })
+            | Effect::Operations(OperationFault { harm: Harm::Delay(times), .. }) => {
+                let Some(table) = distribution::table(times) else { continue };
                 let first = image.quantiles.len();
                 image.quantiles.extend(table);
                 first
@@ -127,9 +155,9 @@ pub(super) fn longest_ns(effect: &Effect) -> u64 {
     match effect {
         Effect::Delay(delay) => match &delay.times {
             Times::Measured(profile) => profile.longest_ns(),
-            Times::Spread { delay_ns, .. } => {
-                distribution::table(delay).and_then(|table| table.into_iter().max()).unwrap_or(*delay_ns)
-            }
+            Times::Spread { delay_ns, .. } => distribution::table(&delay.times)
+                .and_then(|table| table.into_iter().max())
+                .unwrap_or(*delay_ns),
         },
         Effect::Reorder(reorder) => reorder.delay_ns,
         Effect::Rate(rate) => link::longest_ns(rate),

@@ -11,6 +11,7 @@ use serde::Serialize;
 pub use confidence::wilson;
 pub use text::render;
 
+use crate::kinds::{self, Strikes};
 use crate::plan::PlannedFault;
 use crate::scenario::{Expectation, Expected, Metric};
 
@@ -154,11 +155,15 @@ pub fn fault(
         report.failed += c.failed;
     }
     // Without a hook nothing is drawn: what the controller does itself is no sample.
-    if report.matched > 0 && !planned.hooks.is_empty() {
+    if report.matched > 0 && !(planned.hooks.is_empty() && planned.functions.is_empty()) {
         report.realised_rate = Some(report.injected as f64 / report.matched as f64);
         report.confidence_95 = Some(wilson(report.injected, report.matched, confidence::Z_95));
     }
     report
+}
+
+fn is_of_packets(fault: &FaultReport) -> bool {
+    kinds::find(&fault.kind).is_none_or(|kind| kind.strikes() == Strikes::Packets)
 }
 
 /// Warnings that the numbers themselves give.
@@ -167,15 +172,19 @@ pub fn warnings(faults: &[FaultReport]) -> Vec<String> {
     let mut warnings = Vec::new();
     for fault in faults {
         if fault.matched == 0 {
-            warnings.push(format!(
-                "the fault `{}` matched nothing: no packet met its target, `match` and `when`",
-                fault.id
-            ));
+            let missed = if is_of_packets(fault) {
+                "no packet met its target, `match` and `when`"
+            } else {
+                "no operation met its target, its own keys and `when`"
+            };
+            warnings.push(format!("the fault `{}` matched nothing: {missed}", fault.id));
         } else if fault.contended > 0 {
-            warnings.push(format!(
-                "the fault `{}` let {} packets go, because CPUs competed for its state",
-                fault.id, fault.contended
-            ));
+            let what = if is_of_packets(fault) {
+                "packets go, because CPUs competed for its state"
+            } else {
+                "operations go, because too many slept at once, or were being compared, or CPUs competed for its state"
+            };
+            warnings.push(format!("the fault `{}` let {} {what}", fault.id, fault.contended));
         }
         if fault.failed > 0 {
             warnings.push(format!(

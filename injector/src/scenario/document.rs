@@ -119,6 +119,8 @@ table! {
         "every" every: DurationNs,
         /// Each window opens later by a random time below this, drawn from the seed.
         "jitter" jitter: DurationNs,
+        /// Id of another fault: the times count from when it first strikes. Only for whole processes.
+        "after" after: String,
     }
     elsewhere: elsewhere::when
 }

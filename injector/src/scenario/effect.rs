@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
+use super::clock::ClockFault;
 use super::data::{Profile, Trace};
 use super::dns::{Dns, DnsAnswer};
+use super::harm::OperationFault;
 use super::model::Direction;
 use super::partition::Partition;
+use super::process::ProcessFault;
 use super::quantity::{BitRate, P32};
+use super::reject::{Reject, Reset};
 
 /// What is done to a match.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +51,12 @@ pub enum Effect {
     Reject(Reject),
     /// The device is set down.
     Link,
+    /// What the target's processes do is struck: I/O operations, system calls.
+    Operations(OperationFault),
+    /// What happens to the target's processes as a whole.
+    Process(ProcessFault),
+    /// The clocks of the target's processes go wrong.
+    Clock(ClockFault),
 }
 
 impl Effect {
@@ -69,6 +79,9 @@ impl Effect {
             Self::Reset(_) => "network.reset",
             Self::Reject(_) => "network.reject",
             Self::Link => "network.link",
+            Self::Operations(fault) => fault.kind(),
+            Self::Process(fault) => fault.kind(),
+            Self::Clock(fault) => fault.kind(),
         }
     }
 
@@ -107,6 +120,41 @@ impl Effect {
     pub const fn calls(&self) -> Option<&Refusal> {
         match self {
             Self::Connect(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+
+    /// Whether it strikes what the target's processes do, and no packets.
+    #[must_use]
+    pub const fn strikes_operations(&self) -> bool {
+        matches!(self, Self::Operations(_))
+    }
+
+    /// Whether it strikes processes, whatever they do.
+    #[must_use]
+    pub const fn strikes_processes(&self) -> bool {
+        matches!(self, Self::Process(_) | Self::Clock(_))
+    }
+
+    /// Whether the kernel half has no part in it: injector itself does it, at its times.
+    #[must_use]
+    pub const fn is_done_by_injector(&self) -> bool {
+        matches!(self, Self::Link | Self::Process(_) | Self::Clock(_))
+    }
+
+    /// Whether it can begin when another fault strikes.
+    #[must_use]
+    pub const fn waits_for_others(&self) -> bool {
+        matches!(self, Self::Process(_))
+    }
+
+    /// By what it is done, if injector does it.
+    #[must_use]
+    pub fn done_by(&self) -> Option<String> {
+        match self {
+            Self::Link => Some("rtnetlink".to_owned()),
+            Self::Process(fault) => Some(fault.mechanism()),
+            Self::Clock(_) => Some("vDSO patch".to_owned()),
             _ => None,
         }
     }
@@ -332,50 +380,4 @@ pub enum CorruptMode {
     Wire,
     /// The checksums are right, and the application gets wrong bytes.
     Silent,
-}
-
-/// How a TCP connection is reset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reset {
-    /// Who gets the reset.
-    pub side: ResetSide,
-    /// Bytes of payload that the connection carries in the fault's direction before.
-    pub after_bytes: u64,
-}
-
-/// Who gets a reset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ResetSide {
-    /// The target, as if the other side had sent it.
-    Local,
-    /// The other side, as if the target had sent it.
-    Remote,
-    /// Both, as from a middlebox that has forgotten the connection.
-    #[default]
-    Both,
-}
-
-/// How a packet is rejected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reject {
-    /// What the ICMP error says.
-    pub icmp: IcmpError,
-    /// The MTU that it names, in bytes, if it is [`IcmpError::FragmentationNeeded`].
-    pub mtu: u16,
-}
-
-/// What an ICMP error says (RFC 792, RFC 1812; RFC 4443 has the like for IPv6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum IcmpError {
-    /// Nobody listens on the port.
-    #[default]
-    PortUnreachable,
-    /// The host can't be reached.
-    HostUnreachable,
-    /// There is no route to the network.
-    NetUnreachable,
-    /// A filter forbids it.
-    AdminProhibited,
-    /// The packet is too big for the next link.
-    FragmentationNeeded,
 }

@@ -6,6 +6,7 @@
 //! What does not live here: whether a target exists, how a fault is done in the kernel, and anything that changes
 //! the host. The kinds of faults are in [`kinds`](crate::kinds).
 
+pub(crate) mod clock;
 mod data;
 pub(crate) mod diagnostic;
 pub(crate) mod dns;
@@ -16,12 +17,16 @@ mod entries;
 pub(crate) mod errno;
 pub(crate) mod fields;
 mod flags;
+mod harm;
 mod matching;
 mod model;
 pub(crate) mod nearest;
+pub(crate) mod operation;
 mod partition;
+mod process;
 pub mod quantity;
 pub(crate) mod read;
+mod reject;
 mod render;
 pub(crate) mod source;
 pub(crate) mod tree;
@@ -31,16 +36,18 @@ pub(crate) mod words;
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 
+pub use clock::{Affected, ClockChange, ClockFault};
 pub use data::{Point, Profile, Trace};
 pub use diagnostic::{Class, Diagnostic, Diagnostics, Errors};
 pub use dns::{Dns, DnsAnswer, DnsName};
 pub use document::FaultTable;
 pub(crate) use document::MatchTable;
 pub use effect::{
-    Capacity, Corrupt, CorruptMode, Delay, Distribution, Effect, IcmpError, Loss, LossModel, Per, Queue,
-    Rate, Refusal, Reject, Reorder, Reset, ResetSide, Times,
+    Capacity, Corrupt, CorruptMode, Delay, Distribution, Effect, Loss, LossModel, Per, Queue, Rate, Refusal,
+    Reorder, Times,
 };
 pub use flags::Overrides;
+pub use harm::{Device, Failure, FileSystem, Harm, Meant, OperationFault, Operations, Signal};
 pub use matching::{
     AddressRef, Family, MAX_INTERFACES, MAX_PORT_RANGES, MAX_TCP_FLAGS, Match, PortRange, TcpFlags,
 };
@@ -48,9 +55,12 @@ pub use model::{
     Comparison, Direction, Expectation, Expected, Fault, Frequency, InterfaceHook, Metric, PeerAddress,
     Scenario, Selector, Target, When,
 };
+pub use operation::{FileType, PathPattern, SyscallName};
 pub use partition::{Partition, Shape};
+pub use process::{Deed, Kill, ProcessFault, Repeats};
 pub use quantity::{Budget, LengthRange, Nth, P32};
 pub use read::{Key, Reader};
+pub use reject::{IcmpError, Reject, Reset, ResetSide};
 pub use source::{Source, SourceText};
 pub(crate) use validate::direction::keeps_back_what_arrives;
 

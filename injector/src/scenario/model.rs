@@ -99,6 +99,8 @@ pub struct Fault {
     pub budget: Option<Budget>,
     /// When the fault may strike.
     pub when: When,
+    /// The fault from whose first strike on the times count; `None` is from the start of the experiment.
+    pub after: Option<String>,
 }
 
 /// Which way packets go, seen from the target.

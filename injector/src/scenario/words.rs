@@ -1,8 +1,9 @@
 //! The words of the language: enums that are written as one of a few texts.
 
-use super::effect::{CorruptMode, Distribution, IcmpError, Per, ResetSide};
+use super::effect::{CorruptMode, Distribution, Per};
 use super::model::{Direction, InterfaceHook};
 use super::partition::Shape;
+use super::reject::{IcmpError, ResetSide};
 
 /// An enum whose values are words.
 pub(crate) trait Word: Copy + 'static {
@@ -62,6 +63,18 @@ impl Word for Distribution {
 impl Word for CorruptMode {
     const WHAT: &'static str = "mode";
     const WORDS: &'static [(&'static str, Self)] = &[("wire", Self::Wire), ("silent", Self::Silent)];
+}
+
+/// How a leap second is inserted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LeapMode {
+    Repeat,
+    Smear,
+}
+
+impl Word for LeapMode {
+    const WHAT: &'static str = "mode";
+    const WORDS: &'static [(&'static str, Self)] = &[("repeat", Self::Repeat), ("smear", Self::Smear)];
 }
 
 /// A call of a program that can fail, or that one might expect to.

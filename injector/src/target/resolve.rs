@@ -79,9 +79,18 @@ fn resolve_pid(pid: i32, name: &str, experiment: &str, check: Check<'_>) -> Resu
     let (descendants, elsewhere): (_, BTreeSet<i32>) =
         table.descendants(pid).into_iter().partition(|pid| neighbours.contains(pid));
     let mut warnings = vec![TargetWarning::OpenSocketsStay { pid, from: from.path.clone() }];
-    // One that ended since the table was read is in no cgroup, and nothing to warn of.
-    let lives = |pid: &i32| table.get(*pid).is_some_and(|info| info.id.is_alive());
-    let elsewhere: BTreeSet<i32> = elsewhere.into_iter().filter(lives).collect();
+    // `cgroup.procs` leaves out who is about to end, well before it is a zombie, and who has ended since
+    // the table was read is in no cgroup: what counts is where the process itself says that it is.
+    let is_elsewhere = |pid: &i32| {
+        let lives = table.get(*pid).is_some_and(|info| info.id.is_alive());
+        lives
+            && match hierarchy.of_process(*pid) {
+                Ok(cgroup) => cgroup != from,
+                Err(CgroupError::NoSuchProcess { .. }) => false,
+                Err(_) => true,
+            }
+    };
+    let elsewhere: BTreeSet<i32> = elsewhere.into_iter().filter(is_elsewhere).collect();
     if !elsewhere.is_empty() {
         warnings.push(TargetWarning::DescendantsElsewhere { pid, descendants: elsewhere });
     }

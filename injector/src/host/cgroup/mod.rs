@@ -1,10 +1,12 @@
 //! The cgroup v2 hierarchy: where it is mounted, which groups it has, who is in them.
 //!
-//! `mount` finds the hierarchy, `tree` changes it. Only version 2 counts: the kernel's networking and BPF
+//! `mount` finds the hierarchy, `tree` changes it, `knobs` are the files by which groups are held, `signals` reach all processes of one. Only version 2 counts: the kernel's networking and BPF
 //! helpers know a packet's v2 cgroup, never a v1 one.
 
 mod error;
+pub mod knobs;
 mod mount;
+mod signals;
 mod tree;
 
 use std::collections::BTreeSet;
@@ -18,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use error::{CgroupError, MoveRefusal};
 pub use mount::{Mode, MountPoint, find_mount};
+pub use signals::SignalError;
 
 use super::errno_of;
 

@@ -27,6 +27,8 @@ const RTA_TABLE: u16 = 15;
 const RTNH_F_ONLINK: u32 = 4;
 const RTM_F_CLONED: u32 = 0x200;
 const RT_TABLE_LOCAL: u32 = 255;
+/// Routes that the kernel makes by itself.
+pub(super) const RTPROT_KERNEL: u8 = 2;
 
 /// `struct ndmsg`: family, padding, index, state, flags, type.
 const NDMSG_LEN: usize = 12;
@@ -66,9 +68,11 @@ impl Lists {
                 neighbours.extend(netlink.dump(&request)?);
             }
         }
-        let request =
-            Request::new("list the addresses", libc::RTM_GETADDR, &fixed(libc::AF_INET6, IFADDRMSG_LEN));
-        let addresses = netlink.dump(&request)?;
+        let mut addresses = Vec::new();
+        for af in [libc::AF_INET, libc::AF_INET6] {
+            let request = Request::new("list the addresses", libc::RTM_GETADDR, &fixed(af, IFADDRMSG_LEN));
+            addresses.extend(netlink.dump(&request)?);
+        }
         let request = Request::new("list the nexthop objects", RTM_GETNEXTHOP, &[0; NHMSG_LEN]);
         Ok(Self { addresses, routes, neighbours, nexthops: netlink.dump(&request)? })
     }
@@ -79,11 +83,20 @@ impl Lists {
             list.iter().filter_map(|reply| canonical(reply, index)).map(|body| hex(&body)).collect()
         };
         LinkState {
+            staying: own(&self.addresses, staying),
             addresses: own(&self.addresses, address),
             routes: own(&self.routes, route),
             neighbours: own(&self.neighbours, neighbour),
         }
     }
+}
+
+/// An IPv4 address of the device, as it is told.
+fn staying(reply: &Reply, index: u32) -> Option<Vec<u8>> {
+    let (fixed, attributes) = reply.split(IFADDRMSG_LEN)?;
+    let is_own =
+        reply.kind == libc::RTM_NEWADDR && i32::from(fixed[0]) == libc::AF_INET && u32_at(fixed, 4)? == index;
+    is_own.then(|| [fixed.to_vec(), attributes.without(&[IFA_CACHEINFO])].concat())
 }
 
 /// The message that makes an IPv6 address of the device again.
@@ -108,12 +121,15 @@ pub(super) fn without_detection(body: &[u8]) -> Vec<u8> {
     [rest, &flags.to_ne_bytes()].concat()
 }
 
-/// The message that makes a route through the device again. The table `local` is the kernel's own.
+/// The message that makes a route through the device again. Of the table `local` the kernel makes its own, and keeps what others have put
+/// there for IPv4.
 pub(super) fn route(reply: &Reply, index: u32) -> Option<Vec<u8>> {
     let (fixed, attributes) = reply.split(RTMSG_LEN)?;
     let is_own = reply.kind == libc::RTM_NEWROUTE && attributes.u32(RTA_OIF) == Some(index);
     let flags = u32_at(fixed, RTM_FLAGS_AT)?;
-    if !is_own || attributes.u32(RTA_TABLE) == Some(RT_TABLE_LOCAL) || flags & RTM_F_CLONED != 0 {
+    let is_local = attributes.u32(RTA_TABLE) == Some(RT_TABLE_LOCAL)
+        && (i32::from(fixed[0]) == libc::AF_INET || fixed[RTM_PROTOCOL_AT] == RTPROT_KERNEL);
+    if !is_own || is_local || flags & RTM_F_CLONED != 0 {
         return None;
     }
     let mut body = fixed.to_vec();

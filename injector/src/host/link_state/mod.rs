@@ -17,20 +17,25 @@ use nix::libc;
 use serde::{Deserialize, Serialize};
 
 use super::link::{self, Device};
-use super::netlink::{Netlink, NetlinkError, Request};
-use lists::{Lists, RTM_PROTOCOL_AT, bytes, without_detection};
+use super::netlink::{Attributes, Netlink, NetlinkError, Request};
+use lists::{IFADDRMSG_LEN, Lists, RTM_PROTOCOL_AT, RTMSG_LEN, RTPROT_KERNEL, bytes, without_detection};
 pub use refusal::Unrestorable;
 
-/// Routes that the kernel makes by itself.
-const RTPROT_KERNEL: u8 = 2;
+const RTA_DST: u16 = 1;
+const RTA_PREFSRC: u16 = 7;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
 
 /// What a device has that goes when it is set down: the bodies of the messages that make each of them, in hexadecimal.
 /// They are good for this kernel alone, and for this boot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkState {
+    /// IPv4 addresses, which stay: the routes that the kernel makes for those of others are not ours to delete.
+    #[serde(default)]
+    pub staying: Vec<String>,
     /// IPv6 addresses, in the order of the list.
     pub addresses: Vec<String>,
-    /// Routes of both families and every table, but those of the table `local`.
+    /// Routes of both families and every table, but those that the kernel keeps in the table `local`.
     pub routes: Vec<String>,
     /// Permanent neighbours, and those that are answered for.
     pub neighbours: Vec<String>,
@@ -61,6 +66,24 @@ impl LinkState {
         }
     }
 
+    /// Whether the kernel makes a route for one of the addresses: its source is one, or its destination the network of one.
+    fn is_for_an_address(&self, route: &[u8]) -> bool {
+        let Some((fixed, attributes)) = route.split_at_checked(RTMSG_LEN) else { return false };
+        let attributes = Attributes::new(attributes);
+        let Some(to) = attributes.get(RTA_DST) else { return false };
+        let is_of = |address: &String| {
+            let Some(body) = bytes(address) else { return false };
+            let Some((head, of_address)) = body.split_at_checked(IFADDRMSG_LEN) else { return false };
+            let own = Attributes::new(of_address);
+            let local = own.get(IFA_LOCAL).or(own.get(IFA_ADDRESS)).unwrap_or_default();
+            let network = own.get(IFA_ADDRESS).unwrap_or_default();
+            head[0] == fixed[0]
+                && (attributes.get(RTA_PREFSRC) == Some(local)
+                    || (head[1] == fixed[1] && same_bits(to, network, head[1])))
+        };
+        self.staying.iter().chain(&self.addresses).any(is_of)
+    }
+
     /// Whether one of the routes is a default route.
     #[must_use]
     pub fn has_default_route(&self) -> bool {
@@ -85,12 +108,21 @@ impl LinkState {
         // Somebody who has set it up before us may have routes of his own by now.
         if !device.up {
             let present = Lists::read(work.netlink)?.state(device.index);
-            for body in missing(&present.routes, &self.routes).into_iter().filter(|body| is_kernels(body)) {
+            let is_old = |body: &Vec<u8>| is_kernels(body) && self.is_for_an_address(body);
+            for body in missing(&present.routes, &self.routes).into_iter().filter(is_old) {
                 work.put("delete a route", libc::RTM_DELROUTE, &body, 0);
             }
         }
         work.refused.map_or(Ok(()), Err)
     }
+}
+
+/// Whether two addresses begin with the same so many bits.
+fn same_bits(one: &[u8], other: &[u8], bits: u8) -> bool {
+    let (whole, rest) = (usize::from(bits / 8), bits % 8);
+    let mask = !(0xff_u8 >> rest);
+    let byte = |address: &[u8]| address.get(whole).copied().unwrap_or_default() & mask;
+    one.len() == other.len() && one.get(..whole) == other.get(..whole) && byte(one) == byte(other)
 }
 
 /// What is wanted and not present.

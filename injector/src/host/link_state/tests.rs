@@ -86,6 +86,44 @@ fn what_the_kernel_alone_knows_does_not_go_back_to_it() {
     assert_eq!(route(&flagged, OWN).unwrap()[8..12], 4u32.to_ne_bytes());
 }
 
+#[test]
+fn a_kernels_route_is_old_only_if_it_is_for_an_address_that_the_device_had() {
+    // 10.1.0.9/16, as `ip address` shows it; the route of an IPv6 address has no source.
+    let own = [&[libc::AF_INET as u8, 16, 0, 0][..], &OWN.to_ne_bytes()].concat();
+    let own = reply(libc::RTM_NEWADDR, own, &[(1, vec![10, 1, 0, 9]), (2, vec![10, 1, 0, 9])]);
+    let state =
+        Lists { addresses: vec![own, address_of(OWN, libc::IFA_F_PERMANENT)], ..Lists::default() }.state(OWN);
+    assert_eq!((state.staying.len(), state.addresses.len()), (1, 1));
+    let is_old = |reply: &Reply| {
+        let body = route(reply, OWN).unwrap();
+        state.is_for_an_address(&body)
+    };
+    assert!(is_old(&route_to(1, OWN, |_, _| {})));
+    assert!(!is_old(&route_to(2, OWN, |_, _| {})));
+    // Another prefix of the same network is another address's, unless its source tells.
+    assert!(!is_old(&route_to(1, OWN, |fixed, _| fixed[1] = 24)));
+    let told = route_to(2, OWN, |_, attributes| attributes.push((7, vec![10, 1, 0, 9])));
+    assert!(is_old(&told));
+    let of_ipv6 = |to: u8, bits: u8| {
+        route_to(1, OWN, |fixed, attributes| {
+            (fixed[0], fixed[1]) = (libc::AF_INET6 as u8, bits);
+            attributes[1].1 = [&[0xfd; 8][..], &[to; 8]].concat();
+        })
+    };
+    assert!(is_old(&of_ipv6(0, 64)));
+    assert!(!is_old(&of_ipv6(0, 56)));
+}
+
+#[test]
+fn addresses_are_compared_by_their_first_bits() {
+    assert!(same_bits(&[10, 1, 0x80, 1], &[10, 1, 0xff, 2], 17));
+    assert!(!same_bits(&[10, 1, 0x80, 1], &[10, 1, 0x7f, 2], 17));
+    assert!(same_bits(&[1, 2], &[3, 4], 0));
+    assert!(same_bits(&[1, 2], &[1, 2], 16));
+    assert!(!same_bits(&[1, 2], &[1, 3], 16));
+    assert!(!same_bits(&[1, 2, 3, 4], &[1, 2], 8));
+}
+
 fn address_flags(body: &[u8]) -> u32 {
     Reply::for_test(0, body.to_vec()).split(IFADDRMSG_LEN).unwrap().1.u32(IFA_FLAGS).unwrap()
 }

@@ -201,7 +201,12 @@ pub fn is_all(pieces: &[Piece], there: &[Piece]) -> bool {
 
 /// Whether what is there is what there was before some of the last pieces were put back.
 fn is_beginning(pieces: &[Piece], there: &[Piece]) -> bool {
-    let known = there.iter().all(|one| pieces.iter().any(|other| one.looks_like(other) && !is_lost(other)));
+    // One that comes back only nearly as it was is known by its place.
+    let is_known = |one: &Piece, other: &Piece| match other.back {
+        Return::Similar { .. } => one.is(other),
+        _ => one.looks_like(other) && !is_lost(other),
+    };
+    let known = there.iter().all(|one| pieces.iter().any(|other| is_known(one, other)));
     let made: Vec<bool> = pieces
         .iter()
         .filter(|piece| matches!(piece.back, Return::Made { .. }))

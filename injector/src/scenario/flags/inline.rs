@@ -1,7 +1,7 @@
 //! Inline faults: `KIND=VALUE[:key=value]...`.
 
 use super::text::{Part, split, value};
-use crate::kinds::{self, Kind};
+use crate::kinds::{self, Kind, Strikes};
 use crate::scenario::diagnostic::Errors;
 use crate::scenario::entries::names_targets;
 use crate::scenario::quantity::clip;
@@ -77,7 +77,9 @@ fn begins_pair(text: &str, at: usize) -> bool {
 
 /// The key that the value of the kind itself sets.
 fn value_key(kind: &dyn Kind, text: &str, span: Span, errors: &mut Errors) -> Option<&'static str> {
-    if text.trim().ends_with('%') {
+    // What strikes whole processes has no probability.
+    let is_share_of_matches = !matches!(kind.strikes(), Strikes::Processes | Strikes::Limits(_));
+    if text.trim().ends_with('%') && is_share_of_matches {
         return Some("probability");
     }
     let Some(first) = kind.keys().first() else {

@@ -6,22 +6,26 @@
 
 mod budget;
 mod bytes;
+mod cpu;
 mod duration;
 mod length;
 mod nth;
 mod probability;
 mod rate;
+mod signed;
 
 use std::fmt;
 
 pub use budget::Budget;
 pub use bytes::Bytes;
+pub use cpu::CpuShare;
 pub(crate) use duration::unit_ns;
 pub use duration::{DurationNs, format_ns};
 pub use length::LengthRange;
 pub use nth::Nth;
 pub use probability::P32;
 pub use rate::BitRate;
+pub use signed::{ClockRate, OffsetNs};
 
 /// Why a text is not the quantity it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -8,7 +8,8 @@ use super::Read;
 use crate::scenario::diagnostic::Errors;
 use crate::scenario::nearest;
 use crate::scenario::quantity::{
-    BitRate, Budget, Bytes, DurationNs, LengthRange, Nth, P32, QuantityError, clip,
+    BitRate, Budget, Bytes, ClockRate, CpuShare, DurationNs, LengthRange, Nth, OffsetNs, P32, QuantityError,
+    clip,
 };
 use crate::scenario::tree::{Node, Value};
 use crate::scenario::words::Word;
@@ -127,6 +128,17 @@ read_quantity! {
     };
     Bytes, "a size, such as \"64KiB\"", {
         "type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*(B|KB|MB|GB|KiB|MiB|GiB)\s*$", "examples": ["64KiB", "15KB"]
+    };
+    CpuShare, "a share of one processor, such as \"20%\"", {
+        "type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*%\s*$", "examples": ["20%", "150%"]
+    };
+    OffsetNs, "a time with a sign, such as \"-5m\"", {
+        "type": "string",
+        "pattern": r"^\s*[+-]?([0-9]+(\.[0-9]+)?\s*(d|h|min|m|s|ms|us|µs|μs|ns)\s*)+$",
+        "examples": ["-5m", "+300ms"]
+    };
+    ClockRate, "a rate with a sign, such as \"+200ppm\"", {
+        "type": "string", "pattern": r"^\s*[+-]?[0-9]+(\.[0-9]+)?\s*(ppb|ppm|%)\s*$", "examples": ["+200ppm", "-5%"]
     };
     LengthRange, "a range of lengths in bytes, such as \">= 1000\"", {
         "type": "string",

@@ -55,12 +55,15 @@ bad! {
     answered_on_the_way_round: with_fault(
         "direction = \"both\"\ndelay = \"1ms\"\n[[fault]]\ntarget = \"db\"\nkind = \"network.reject\"\ndirection = \"ingress\""
     ).replace("loss", "delay").replace("cgroup = \"/db\"", "interface = \"eth0\"");
+    copied_on_the_way_round_of_a_group_above: with_fault(
+        "direction = \"ingress\"\ndelay = \"1ms\"\n[target.part]\ncgroup = \"/db/part\"\n[[fault]]\ntarget = \"part\"\nkind = \"network.duplicate\"\ndirection = \"ingress\""
+    ).replace("loss", "delay");
     not_at_xdp: at_xdp("network.delay", "direction = \"ingress\"\ndelay = \"1ms\"");
     segments_at_xdp: at_xdp("network.loss", "direction = \"both\"\nper = \"segment\"");
     established_at_xdp: at_xdp("network.loss", "direction = \"ingress\"\nmatch = { protocol = \"tcp\", established = true }");
     command_false: with_fault("").replace("cgroup = \"/db\"", "command = false");
     unknown_kind: with_fault("").replace("network.loss", "network.los");
-    planned_kind: with_fault("operations = [\"fsync\"]").replace("network.loss", "io.error");
+    planned_kind: with_fault("operations = [\"fsync\"]").replace("network.loss", "io.short");
     planned_when: with_fault("when = { after = \"wan\" }");
     planned_guard: with_fault("[[guard]]\ncommand = \"true\"");
     every_without_for: with_fault("when = { every = \"5s\" }");
@@ -114,7 +117,7 @@ fn what_is_not_built_yet_is_told_from_a_slip() {
         let json = read(&with_fault("").replace("network.loss", kind)).unwrap_err().to_json();
         json[0]["class"].clone()
     };
-    assert_eq!((class("io.error"), class("io.eror")), ("not-in-this-version".into(), "invalid".into()));
+    assert_eq!((class("io.short"), class("io.shrot")), ("not-in-this-version".into(), "invalid".into()));
 }
 
 #[test]

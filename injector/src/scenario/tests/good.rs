@@ -212,3 +212,31 @@ fn a_hook_is_the_interfaces_and_leaves_what_it_sends_alone() {
     assert_eq!(scenario.targets["b"].hook, InterfaceHook::Xdp);
     assert_eq!(scenario.faults.len(), 3);
 }
+
+#[test]
+fn a_copy_beside_a_delay_of_what_arrives_is_refused_only_where_both_may_meet() {
+    let both = |copied: &str, delayed: &str| {
+        with_fault(&format!(
+            "direction = \"ingress\"\ndelay = \"1ms\"\n[target.other]\n{copied}\n[[fault]]\ntarget = \"other\"\nkind = \"network.duplicate\"\ndirection = \"ingress\""
+        ))
+        .replace("loss", "delay")
+        .replace("cgroup = \"/db\"", delayed)
+    };
+    let is_refused = |copied: &str, delayed: &str| match read(&both(copied, delayed)) {
+        Ok(_) => false,
+        Err(error) => {
+            assert!(error.render(false).contains("can't send packets of its own"), "{error:?}");
+            true
+        }
+    };
+    for sibling in ["cgroup = \"/d\"", "cgroup = \"/dbs\"", "cgroup = \"/other/db\""] {
+        assert!(!is_refused(sibling, "cgroup = \"/db\""), "{sibling}");
+    }
+    for group in ["cgroup = \"/db/\"", "cgroup = \"/db/part\"", "pid = 1234", "interface = \"eth0\""] {
+        assert!(is_refused(group, "cgroup = \"/db\""), "{group}");
+    }
+    assert!(is_refused("cgroup = \"/\"", "cgroup = \"/db\""));
+    assert!(!is_refused("pid = 1234", "pid = 1235"));
+    // Two devices have their own packets.
+    assert!(!is_refused("interface = \"eth1\"", "interface = \"eth0\""));
+}

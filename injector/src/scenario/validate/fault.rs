@@ -44,13 +44,17 @@ pub(super) fn fault(id: &str, entry: &FaultEntry, scope: &Scope<'_>, errors: &mu
             None => vec![table.target.as_ref()?.value.clone()],
         },
         direction,
-        effect,
+        after: table.when.as_ref().and_then(|when| Some(when.value.after.as_ref()?.value.clone())),
         matcher,
         exclude,
         frequency,
         limit: table.limit.as_ref().map(|limit| limit.value.0),
         budget: table.budget.as_ref().map(|budget| budget.value),
-        when: window,
+        when: match &effect {
+            Effect::Process(fault) => fault.when(window),
+            _ => window,
+        },
+        effect,
     })
 }
 
@@ -101,14 +105,13 @@ fn check_established(entry: &FaultEntry, scope: &Scope<'_>, errors: &mut Errors)
 
 /// Programs call, and an interface is none.
 fn check_calls(effect: &Effect, entry: &FaultEntry, scope: &Scope<'_>, errors: &mut Errors) {
-    if let Some(target) = entry.table.target.as_ref().filter(|_| effect.calls().is_some())
+    let strikes_programs =
+        effect.calls().is_some() || effect.strikes_operations() || effect.strikes_processes();
+    if let Some(target) = entry.table.target.as_ref().filter(|_| strikes_programs)
         && strikes_interface(entry, scope)
     {
         errors
-            .at(
-                target.span,
-                format!("`{}` strikes calls of programs, and an interface makes none", effect.kind()),
-            )
+            .at(target.span, format!("`{}` strikes programs, and an interface is none", effect.kind()))
             .hint("use `cgroup`, `pid` or `command` as the target");
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Everything is checked even after an error, so that one reading finds all of them.
 
+pub(crate) mod after;
 pub(crate) mod direction;
 mod expect;
 mod fault;
@@ -62,6 +63,7 @@ pub(crate) fn scenario(document: &Document, default_name: String, errors: &mut E
     let (faults, ids) = faults(entries, &scope, errors);
     let named_targets = named_targets(targets, errors);
     direction::check(&named_targets, &faults, entries, &ids, errors);
+    after::check(entries, &ids, errors);
     let expectations =
         document.expectations.as_ref().map_or_else(Vec::new, |Spanned { value: List(list), .. }| {
             list.iter().flat_map(|item| expect::expectations(item, &ids, errors)).collect()

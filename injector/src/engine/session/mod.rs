@@ -1,4 +1,9 @@
 //! An experiment on the host: the only thing that changes it, and the one that takes everything back.
+//!
+//! `host` follows what changes meanwhile, `report` says what it has done.
+
+mod host;
+mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -8,25 +13,26 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use nix::time::{ClockId, clock_gettime};
 
-use super::attachments::{Attachments, Hands};
-use super::begin::{
-    acquire_targets, attach_cgroups, attach_devices, cgroup_ways, header, mark_of, queue_of, world,
+use crate::engine::attachments::{Attachments, Hands};
+use crate::engine::begin::{
+    acquire_targets, attach_cgroups, attach_devices, attach_functions, cgroup_ways, header, mark_of,
+    queue_of, sleeper, world,
 };
-use super::error::EngineError;
-use super::links::Links;
-use super::prepare::Prepared;
-use super::record::Recorder;
-use super::takeover::Users;
-use super::{sockets, xdp};
-use crate::host::cgroup::{Cgroup, CgroupError, Hierarchy};
-use crate::host::link;
-use crate::host::netlink::Netlink;
+use crate::engine::clocks::Clocks;
+use crate::engine::copies::Copies;
+use crate::engine::deeds::Deeds;
+use crate::engine::error::EngineError;
+use crate::engine::links::Links;
+use crate::engine::prepare::Prepared;
+use crate::engine::record::Recorder;
+use crate::engine::sleep::Sleeper;
+use crate::engine::{sockets, xdp};
+use crate::host::cgroup::{Cgroup, Hierarchy};
 use crate::journal::{Entry, Journal, Store};
 use crate::kernel::Kernel;
 use crate::kernel::xdp::Mode;
 use crate::kill_point::kill_point;
-use crate::plan::{self, Lowered, Place, PlannedFault};
-use crate::report::{self, FaultReport, Outcome, Report};
+use crate::plan::{self, Lowered, Place};
 
 /// How the warning begins that names of devices mean too much by now; it is given once.
 const DEVICES_KEPT: &str = "devices have appeared that the rules can't hold, so by name they mean and spare those alone that were there before";
@@ -42,6 +48,8 @@ pub struct Session {
     run_leaf: Option<Cgroup>,
     lowered: Lowered,
     attachments: Option<Attachments>,
+    sleeper: Option<Sleeper>,
+    copies: Copies,
     kernel: Kernel,
     journal: Option<Journal>,
     /// As it was mounted at the beginning: no look at the host reads the mounts again.
@@ -55,6 +63,8 @@ pub struct Session {
     /// Targets whose cgroup is gone, each told of once.
     vanished: BTreeSet<String>,
     links: Links,
+    deeds: Deeds,
+    clocks: Clocks,
 }
 
 /// Takes everything back unless a session has taken the journal over: after errors and panics.
@@ -92,17 +102,26 @@ impl Session {
         let mut hands = Hands { kernel: &mut kernel, journal };
         attach_cgroups(&prepared, &places, &mut hands, &mut attachments)?;
         attach_devices(&prepared, &places, &mut hands, &mut attachments)?;
+        let sleeper = sleeper(&prepared, hands.kernel)?;
+        attach_functions(&prepared, hands.kernel, &mut attachments)?;
+        let copies = Copies::attach(&prepared.faults, hands.kernel, &mut attachments)?;
         let unknown = sockets::note_old(&prepared, &places, hands.kernel)?;
         let (xdp_modes, refusals) = xdp::modes(&attachments);
+        let deeds = Deeds::prepare(&prepared, &places, hands.journal)?;
+        let clocks = Clocks::prepare(&prepared, &places, hands.journal)?;
         let mut session = Self {
             xdp_modes,
             warnings: prepared.warnings.iter().cloned().chain(refusals).chain(unknown).collect(),
             links: Links::new(&prepared),
+            deeds,
+            clocks,
+            copies,
             prepared,
             places,
             run_leaf,
             lowered,
             attachments: Some(attachments),
+            sleeper,
             kernel,
             journal: None,
             hierarchy: Hierarchy::find()?,
@@ -145,8 +164,11 @@ impl Session {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|e| EngineError::Runtime(e.into()))?;
         let now_ns = Duration::from(now).as_nanos() as u64;
         self.kernel.arm(now_ns, now_ns.saturating_add(self.prepared.scenario.duration_ns))?;
-        self.armed = Some((Timestamp::now(), Instant::now()));
+        let begin = Instant::now();
+        self.armed = Some((Timestamp::now(), begin));
         kill_point("armed");
+        self.deeds.start(begin, &self.kernel, &self.lowered)?;
+        self.clocks.start(&self.prepared.scenario, &mut self.kernel)?;
         self.follow_links()
     }
 
@@ -188,96 +210,23 @@ impl Session {
     /// Strikes what has appeared since the last look: namespaces, devices, names of devices.
     pub fn follow_host(&mut self) -> Result<(), EngineError> {
         self.check_devices()?;
+        if self.sleeper.as_mut().is_some_and(|sleeper| !sleeper.is_alive()) {
+            return Err(EngineError::SleeperGone);
+        }
         self.follow_links()?;
+        self.deeds.check()?;
+        self.warnings.extend(self.clocks.check());
         let users = self.users()?;
         // Fields by themselves: a panic below must find the journal where `drop` looks for it.
-        let Self { journal: Some(journal), attachments: Some(attachments), kernel, .. } = self else {
+        let Self { journal: Some(journal), attachments: Some(attachments), kernel, copies, .. } = self else {
             return Ok(());
         };
+        copies.follow(kernel, attachments)?;
         if attachments.scan(&mut Hands { kernel, journal }, &users)? {
             self.follow_names()?;
             self.tell_losses();
         }
         self.drain()
-    }
-
-    /// Every process of every cgroup target, or this one while there is none: what enters an empty cgroup
-    /// later comes as a rule from here.
-    fn users(&mut self) -> Result<Users, EngineError> {
-        let targets = &self.prepared.scenario.targets;
-        let takeover = |name: &String| targets.get(name).is_some_and(|target| target.takeover);
-        let mut users = Users::default();
-        for (target, place) in &self.places {
-            let Place::Cgroup { path, id, .. } = place else { continue };
-            match self.hierarchy.open(path) {
-                Ok(cgroup) if cgroup.id == *id => {
-                    users.extend(&self.hierarchy.procs(&cgroup)?, takeover(target));
-                }
-                // Removed while it was struck: there is nothing left to take back. What takes its name is
-                // another cgroup to the kernel.
-                Ok(_) | Err(CgroupError::Unknown { .. }) => {
-                    if self.vanished.insert(target.clone()) {
-                        self.warnings.push(format!(
-                            "the cgroup {path} of the target `{target}` was removed while it was struck: what was made anew under its name is not hit"
-                        ));
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let consents = self.places.keys().any(takeover);
-        Ok(users.or_self(consents))
-    }
-
-    /// Says what is lost with a takeover, where the plan has not said it already.
-    fn tell_losses(&mut self) {
-        let losses = self.attachments.as_mut().map(Attachments::take_losses).unwrap_or_default();
-        for loss in losses {
-            if !self.warnings.contains(&loss) {
-                self.warnings.push(loss);
-            }
-        }
-    }
-
-    /// Writes the rules again, or says that devices have appeared which they can't hold: while it runs that is
-    /// no reason to end.
-    fn follow_names(&mut self) -> Result<(), EngineError> {
-        let renamed = self.rename_devices();
-        let Err(EngineError::Plan(error)) = renamed else { return renamed };
-        if !self.warnings.iter().any(|warning| warning.starts_with(DEVICES_KEPT)) {
-            let text = error.to_string();
-            let text = text.split("\n\nhint").next().unwrap_or_default();
-            self.warnings.push(format!("{DEVICES_KEPT}: {text}"));
-        }
-        Ok(())
-    }
-
-    /// Writes the rules again whose devices have other indices now.
-    fn rename_devices(&mut self) -> Result<(), EngineError> {
-        let mut names = self.attachments.as_ref().map(Attachments::device_names).unwrap_or_default();
-        // Of another namespace than the targets' no index may stand in a rule: one number, two devices.
-        if self.places.values().any(|place| matches!(place, Place::Interface { .. })) {
-            let own = link::list(&mut Netlink::open()?)?;
-            names.push(own.into_iter().map(|device| (device.name, device.index)).collect());
-        }
-        let devices = plan::device_indices(&self.prepared.scenario, &names)?;
-        let world = world(&self.prepared, &self.places, devices);
-        let lowered = plan::lower(&self.prepared.scenario, self.prepared.seed, &world)?;
-        for (index, rule) in lowered.image.rules_changed_since(&self.lowered.image) {
-            self.kernel.set_rule(index, rule)?;
-        }
-        self.lowered = lowered;
-        Ok(())
-    }
-
-    fn check_devices(&self) -> Result<(), EngineError> {
-        for (target, place) in &self.places {
-            let Place::Interface { name, index, .. } = place else { continue };
-            if link::get(&mut Netlink::open()?, *index)?.is_none() {
-                return Err(EngineError::DeviceGone { target: target.clone(), device: name.clone() });
-            }
-        }
-        Ok(())
     }
 
     /// Ends the faults while their command runs on: all is taken back but the cgroups, in which it still is.
@@ -299,8 +248,16 @@ impl Session {
         if let Some((_, armed)) = self.armed {
             self.took.get_or_insert(armed.elapsed());
         }
+        // First of all: whoever is paused runs again.
+        self.deeds.stop();
         self.kernel.disarm()?;
         kill_point("disarmed");
+        if let Some(journal) = &mut self.journal {
+            self.links.all_up(journal);
+            self.clocks.stop(journal);
+        }
+        // Nobody falls asleep any more: who sleeps is woken.
+        self.sleeper = None;
         self.attachments = None;
         kill_point("detached");
         self.run_empty();
@@ -325,54 +282,6 @@ impl Session {
             take_back(journal)?;
         }
         disarmed
-    }
-
-    /// What happened so far.
-    pub fn report(&mut self, outcome: Outcome, exit_status: Option<i32>) -> Result<Report, EngineError> {
-        let faults = self.fault_reports()?;
-        let mut warnings = self.warnings.clone();
-        // What has not come yet is no miss while it runs.
-        let over = outcome != Outcome::Running;
-        if over {
-            warnings.extend(report::warnings(&faults));
-        }
-        let expected = if over { &self.prepared.scenario.expectations[..] } else { &[] };
-        let expectations = report::expectations(expected, &faults);
-        let running = self.armed.map(|(_, instant)| instant.elapsed()).unwrap_or_default();
-        Ok(Report {
-            name: self.prepared.scenario.name.clone(),
-            id: self.prepared.id.clone(),
-            seed: self.prepared.seed,
-            outcome,
-            kernel: self.prepared.kernel.clone(),
-            started: self.armed.map_or_else(Timestamp::now, |(started, _)| started).to_string(),
-            duration_ns: self.took.unwrap_or(running).as_nanos() as u64,
-            expectations,
-            faults,
-            exit_status,
-            error: None,
-            warnings,
-        })
-    }
-
-    fn fault_reports(&mut self) -> Result<Vec<FaultReport>, EngineError> {
-        let counters = self.kernel.counters()?;
-        let rung = self.prepared.rung;
-        let of_fault = |position: usize| {
-            let rules = self.lowered.fault_of_rule.iter().zip(&counters);
-            let own = rules.filter(move |(fault, _)| **fault == position).map(|(_, counters)| *counters);
-            own.chain(self.links.counters(position))
-        };
-        let faults = self.prepared.faults.iter().enumerate();
-        let mechanism = |planned: &PlannedFault| planned.mechanism(rung, self.xdp_mode(planned));
-        Ok(faults.map(|(n, planned)| report::fault(planned, mechanism(planned), of_fault(n))).collect())
-    }
-
-    fn xdp_mode(&self, fault: &PlannedFault) -> Option<Mode> {
-        fault.targets.iter().find_map(|target| match self.places.get(target) {
-            Some(Place::Interface { name, .. }) => self.xdp_modes.get(name).copied(),
-            _ => None,
-        })
     }
 }
 
