@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::agent::Agent;
 use crate::scene::{Scene, scenario};
-use crate::support::{DEVICE, Experiment, Located as _, SERVER_V4, root_or_skip};
+use crate::support::{CLIENT_V4, DEVICE, Experiment, Located as _, SERVER_V4, root_or_skip};
 use crate::talk::{connect, talker};
 use crate::timed::{Stream, packets_can_wait};
 
@@ -33,6 +33,41 @@ fn a_packet_of_a_cgroup_meets_the_rules_of_its_device_too_and_copies_meet_none_a
     // To the device a copy that the program's fault has made is a packet like another; its own copies are not.
     assert_eq!((device.matched, device.injected), (60, 60), "to {SERVER_V4}");
     assert_eq!(came.len(), 120);
+}
+
+/// Which of the two comes first depends on how they are attached. Either way a copy has no end of copies: those of the cgroup meet the
+/// device at most once, and those of the device the cgroup.
+#[test]
+fn copies_of_what_arrives_at_a_cgroup_and_at_its_device_come_to_an_end() {
+    if !root_or_skip() {
+        return;
+    }
+    let scene = Scene::new();
+    let mut client = Agent::start(|command| scene.struck(command));
+    let mut server = Agent::start(|command| scene.remote(command));
+    client.ask("bind(5001)");
+    let fault = |id: &str| {
+        let udp = "match = { protocol = \"udp\", local_port = 5001 }";
+        format!(
+            "[[fault]]\nid = \"{id}\"\ntarget = \"{id}\"\nkind = \"network.duplicate\"\ndirection = \"ingress\"\n{udp}\n"
+        )
+    };
+    let path = scene.cgroup.path();
+    let targets = format!("[target.group]\ncgroup = \"{path}\"\n[target.device]\ninterface = \"{DEVICE}\"\n");
+    let text = format!("{targets}{}{}", fault("group"), fault("device"));
+    // As the kernel has it, and by filters, which all kernels have.
+    for rung in [&[][..], &["--tc", "clsact"]] {
+        let experiment =
+            Experiment::apply_with(&text, |command| command.args(rung).in_netns(&scene.pair.client));
+        server.ask(&format!("burst('{CLIENT_V4}', 5001, 40)"));
+        // Copies without an end would be made for as long as this.
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        let report = experiment.end();
+        let (group, device) = (report.fault("group"), report.fault("device"));
+        let orders = [(40, 80), (80, 120)];
+        assert!(orders.contains(&(group.injected, device.injected)), "{rung:?}: {report:?}");
+        assert_eq!(client.ask("received()"), 40 + group.injected + device.injected, "{rung:?}: {report:?}");
+    }
 }
 
 /// One sends so much and then its end, and the other one gets all of it.

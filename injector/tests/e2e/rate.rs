@@ -66,7 +66,8 @@ impl Link {
         let took = |from: usize, share| quantile(came[from..].iter().map(|one| one.took_ms()), share);
         let full = took(came.len() / 2, 0.5);
         assert!(span_ns > 5e9, "{what}: over {span_ns} ns");
-        let tolerance = if clock_is_even() { 0.01 } else { 0.02 };
+        // Who is not run for longer than the queue lasts leaves the link idle.
+        let tolerance = if clock_is_even() { 0.01 } else { 0.05 };
         assert!((rate / f64::from(self.mbit) - 1.0).abs() < tolerance, "{what}: {rate} Mbit/s");
         assert!(
             (0.95 * queue_ms..1.05 * queue_ms + own_ms).contains(&full),

@@ -15,7 +15,7 @@ use crate::agent::Agent;
 use crate::model::{self, ICMP, TCP};
 use crate::scene::Scene;
 use crate::statistics::{critical_distance, distance, quantile};
-use crate::support::{Background, DEVICE, Experiment, Located as _, SERVER_V4, in_vm, root_or_skip};
+use crate::support::{Background, DEVICE, Experiment, Located as _, SERVER_V4, clock_is_even, root_or_skip};
 use crate::timed::packets_can_wait;
 
 const SEED: u64 = 31;
@@ -167,7 +167,7 @@ fn assert_as_drawn(what: &str, seen: &[f64], drawn: &[f64], plain: &[f64]) {
     let late = |share| quantile(seen.iter().zip(drawn).map(|(seen, drawn)| seen - drawn), share);
     assert!(d < critical_distance(seen.len(), expected.len()), "{what}: distance {d}");
     assert!(late(0.01) > -0.6, "{what}: {} ms before its time", -late(0.01));
-    assert!(late(0.1) < if in_vm() { 10.0 } else { 1.0 }, "{what}: a tenth {} ms late", late(0.1));
+    assert!(late(0.1) < if clock_is_even() { 1.0 } else { 10.0 }, "{what}: a tenth {} ms late", late(0.1));
 }
 
 #[test]

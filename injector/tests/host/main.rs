@@ -6,6 +6,11 @@
 
 mod cgroups;
 mod cleaning;
+#[cfg(target_arch = "x86_64")]
+mod clocks;
+#[cfg(target_arch = "x86_64")]
+mod clocks_busy;
+mod clocks_cost;
 mod links;
 mod network;
 mod programs;

@@ -120,7 +120,9 @@ fn what_is_configured_comes_back_as_it_was() {
         ],
     ];
     let mut tried = 0;
-    for lines in configurations {
+    // A device has a queue for each processor, and mq is for several.
+    let has_queues = std::thread::available_parallelism().unwrap().get() > 1;
+    for lines in configurations.into_iter().filter(|lines| has_queues || !lines[0].ends_with(": mq")) {
         let Some(mut scene) = Scene::new(lines) else { continue };
         let before = scene.shown();
         assert_eq!(scene.tree().hidden, [""; 0], "{lines:?}");

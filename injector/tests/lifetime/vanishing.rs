@@ -13,7 +13,7 @@ use crate::support::root_or_skip;
 fn prepared(selector: &str, rung: Rung) -> Prepared {
     let text = loss_of(selector, LONG) + "direction = \"both\"\nper = \"segment\"\n";
     let scenario = scenario::load(&Source::text("vanishing", text), &Overrides::default()).unwrap();
-    prepare(scenario, Options { force: false, rung: Some(rung), trace: false }).unwrap()
+    prepare(scenario, Options { force: false, rung: Some(rung), operations: None, trace: false }).unwrap()
 }
 
 #[test]

@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
-pub(crate) use cgroup::Cgroup;
+pub(crate) use cgroup::{Cgroup, mount_point};
 pub(crate) use experiment::{Experiment, Fault, Report, injector};
 pub(crate) use netns::{CLIENT_V4, CLIENT_V6, DEVICE, Netns, Pair, SERVER_V4, SERVER_V6};
-pub(crate) use process::{Background, Located, python, run, sh};
+pub(crate) use process::{Background, Located, children, python, run, sh};
 
 /// True for root. For anybody else it shows that the kernel refuses what every test here needs, and is false:
 /// `if !root_or_skip() { return; }`.

@@ -36,6 +36,17 @@ pub(crate) fn run(line: &str) -> String {
     Command::new(words.next().unwrap()).args(words).text()
 }
 
+/// The processes that have this parent.
+pub(crate) fn children(parent: i32) -> Vec<i32> {
+    let line = format!("PPid:\t{parent}");
+    let is_child = |pid: &i32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+        status.is_ok_and(|status| status.lines().any(|one| one == line))
+    };
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_child).collect()
+}
+
 /// What a test says of a command: where it runs, and what it expects.
 pub(crate) trait Located {
     /// Runs it in a network namespace.
@@ -102,20 +113,22 @@ impl Background {
     /// Reads its output until a line is in it; fails if the output ends before.
     #[track_caller]
     pub(crate) fn wait_for_line(&mut self, wanted: &str) {
+        while !self.line().contains(wanted) {}
+    }
+
+    /// The next line of its output; fails if the output ends before.
+    #[track_caller]
+    pub(crate) fn line(&mut self) -> String {
         let stdout = self.child.stdout.as_mut().unwrap();
-        let mut line = Vec::new();
-        let mut byte = [0];
+        let (mut line, mut byte) = (Vec::new(), [0]);
         // Byte by byte: what comes after the line is left for `finish`.
         while stdout.read(&mut byte).unwrap() == 1 {
-            if byte != *b"\n" {
-                line.push(byte[0]);
-            } else if String::from_utf8_lossy(&line).contains(wanted) {
-                return;
-            } else {
-                line.clear();
+            if byte == *b"\n" {
+                return String::from_utf8_lossy(&line).into_owned();
             }
+            line.push(byte[0]);
         }
-        panic!("the output ended without {wanted:?}");
+        panic!("the output ended within {:?}", String::from_utf8_lossy(&line));
     }
 
     /// Waits for its end; returns the rest of its output and how it ended.
