@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 /// The integration tests of `injector` that change a machine: `host` the modules, `e2e` the whole,
-/// `lifetime` what it leaves behind.
-pub(crate) const PRIVILEGED_TESTS: [&str; 3] = ["host", "e2e", "lifetime"];
+/// `lifetime` what it leaves behind, `operations` and `processes` what happens to those.
+pub(crate) const PRIVILEGED_TESTS: [&str; 5] = ["host", "e2e", "lifetime", "operations", "processes"];
 
 /// Where cargo put them.
 pub(crate) struct Programs {

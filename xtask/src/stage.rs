@@ -92,7 +92,8 @@ impl Stages {
     }
 }
 
-fn seconds(wall: Duration) -> String {
+/// A wall time for people.
+pub(crate) fn seconds(wall: Duration) -> String {
     let whole = wall.as_secs();
     if whole < 60 {
         format!("{:.1} s", wall.as_secs_f64())

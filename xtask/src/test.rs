@@ -23,14 +23,19 @@ const HOST_CRATES: [&str; 3] = ["--workspace", "--exclude", "injector-ebpf"];
 /// Runs every stage and prints the table; the last line on stdout is `N passed, N failed`.
 pub(crate) fn command(args: &TestArgs, extra: &[Stage]) -> Result<()> {
     let mut stages = Stages::default();
+    let mut failures = Vec::new();
     // Nothing can be said of a tree that doesn't build: the rest would repeat the same error.
     if stages.run("setup", || setup().map(|_| Tally::ONE))
         && stages.run("build-ebpf", || build_ebpf::build_ebpf(false).map(|_| Tally::ONE))
     {
-        run_stages(&mut stages, args, extra);
+        run_stages(&mut stages, args, extra, &mut failures);
     }
     let total = stages.total();
     say!("\n{}", stages.table());
+    // What failed is said once more where it is found: an hour of lines is above.
+    for failure in failures {
+        say!("{failure}");
+    }
     data(format_args!("{} passed, {} failed", total.passed, total.failed));
     if total.failed == 0 {
         Ok(())
@@ -39,7 +44,7 @@ pub(crate) fn command(args: &TestArgs, extra: &[Stage]) -> Result<()> {
     }
 }
 
-fn run_stages(stages: &mut Stages, args: &TestArgs, extra: &[Stage]) {
+fn run_stages(stages: &mut Stages, args: &TestArgs, extra: &[Stage], failures: &mut Vec<String>) {
     for (name, stage) in extra {
         stages.run(name, stage);
     }
@@ -54,14 +59,14 @@ fn run_stages(stages: &mut Stages, args: &TestArgs, extra: &[Stage]) {
         let package = ["--package", "injector-ebpf", "--features", "kernel"];
         cargo(&[&["clippy", "--quiet"], &package[..], &["--", "--deny", "warnings"]].concat())
     });
-    stages.run("unit tests", unit_tests);
+    stages.run("unit tests", || unit_tests(failures));
     let mut programs = None;
     stages.run("build of the end-to-end tests", || {
         programs = Some(Programs::build()?);
         Ok(Tally::ONE)
     });
     let Some(programs) = programs else { return };
-    stages.run("end to end on this machine", || e2e_here(&programs));
+    stages.run("end to end on this machine", || e2e_here(&programs, failures));
     stages.run("demo", || demo::trial(&programs.injector));
     if args.no_vm {
         say!("the virtual machines were left out, as asked");
@@ -70,6 +75,10 @@ fn run_stages(stages: &mut Stages, args: &TestArgs, extra: &[Stage]) {
     let mut runs = Vec::new();
     stages.run("end to end on 6.1, 6.12 and 7.3", || {
         runs = e2e_in_machines(&programs)?;
+        for run in &runs {
+            failures.extend(tally::failures(run.kernel.series.name(), run.output.iter().map(String::as_str)));
+            failures.extend(run.lost.iter().cloned());
+        }
         vm::tests_tally(&runs)
     });
     stages.run("verify", || verify::verify_runs(&programs, &runs, false));
@@ -80,7 +89,7 @@ fn cargo(args: &[&str]) -> Result<Tally> {
 }
 
 /// Unit tests, documentation tests and every integration test but the privileged ones.
-fn unit_tests() -> Result<Tally> {
+fn unit_tests(failures: &mut Vec<String>) -> Result<Tally> {
     let mut tests = workspace::cargo();
     tests.args(["test", "--quiet", "--no-fail-fast", "--lib", "--bins"]).args(HOST_CRATES);
     for name in integration_tests()? {
@@ -90,7 +99,7 @@ fn unit_tests() -> Result<Tally> {
     docs.args(["test", "--quiet", "--no-fail-fast", "--doc"]).args(HOST_CRATES);
     let mut total = Tally::default();
     for command in [&mut tests, &mut docs] {
-        total = total + counted(command)?;
+        total = total + counted(command, failures)?;
     }
     Ok(total)
 }
@@ -111,7 +120,7 @@ fn integration_tests() -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn e2e_here(programs: &Programs) -> Result<Tally> {
+fn e2e_here(programs: &Programs, failures: &mut Vec<String>) -> Result<Tally> {
     if !process::can_be_root() {
         bail!("the end-to-end tests need root: run `cargo xtask test` as root or install sudo");
     }
@@ -120,7 +129,7 @@ fn e2e_here(programs: &Programs) -> Result<Tally> {
         let mut tests = process::as_root("env");
         tests.arg(format!("INJECTOR_BIN={}", programs.injector.display()));
         tests.arg(path).arg("--test-threads=1").current_dir(workspace::root().join("injector"));
-        total = total + counted(&mut tests)?;
+        total = total + counted(&mut tests, failures)?;
     }
     Ok(total)
 }
@@ -132,8 +141,9 @@ fn e2e_in_machines(programs: &Programs) -> Result<Vec<Run>> {
 }
 
 /// Runs test programs and counts what they report; a failure that they don't count is one failure.
-fn counted(command: &mut Command) -> Result<Tally> {
+fn counted(command: &mut Command, failures: &mut Vec<String>) -> Result<Tally> {
     let (ok, lines) = process::stream(command)?;
+    failures.extend(tally::failures("here", lines.iter().map(String::as_str)));
     let mut tally = tally::libtest(lines.iter().map(String::as_str));
     if !ok && tally.failed == 0 {
         tally.failed = 1;

@@ -93,6 +93,32 @@ impl Image {
         Ok(())
     }
 
+    /// Adds a file that is not this machine's own, under another path.
+    pub(super) fn add_file(&mut self, from: &Path, to: &str) -> Result<()> {
+        let bytes = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+        self.archive.file(to, from.metadata()?.permissions().mode(), 0, bytes);
+        Ok(())
+    }
+
+    /// Adds the libraries of programs that bring some with them: these from their directories to a place of their own, the others
+    /// as this machine has them.
+    pub(super) fn add_libraries_of(
+        &mut self,
+        programs: &[PathBuf],
+        from: &[PathBuf],
+        to: &str,
+    ) -> Result<()> {
+        for library in libraries(programs, from)? {
+            if from.iter().any(|dir| library.starts_with(dir)) {
+                let name = library.file_name().unwrap_or_default().to_string_lossy();
+                self.add_file(&library, &format!("{to}/{name}"))?;
+            } else {
+                self.add_host_file(&library)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Adds a file under its own path; if that is a symbolic link, its target too.
     fn add_host_file(&mut self, path: &Path) -> Result<()> {
         let real = path.canonicalize().with_context(|| format!("cannot follow {}", path.display()))?;
@@ -175,7 +201,7 @@ impl Image {
 
     /// Adds the libraries of every program so far.
     pub(crate) fn add_libraries(&mut self) -> Result<()> {
-        for library in libraries(&std::mem::take(&mut self.linked))? {
+        for library in libraries(&std::mem::take(&mut self.linked), &[])? {
             self.add_host_file(&library)?;
         }
         Ok(())
@@ -219,10 +245,14 @@ fn decompressed(path: &Path) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// Every library that the programs need, the dynamic linker included, as `ldd` finds them.
-fn libraries(programs: &[PathBuf]) -> Result<Vec<PathBuf>> {
+/// Every library that the programs need, the dynamic linker included, as `ldd` finds them: first in these directories.
+fn libraries(programs: &[PathBuf], first: &[PathBuf]) -> Result<Vec<PathBuf>> {
     // ldd fails if one of them is static, and says so: that is no error here.
-    let output = process::capture(Command::new("ldd").args(programs))?;
+    let mut ldd = Command::new("ldd");
+    if !first.is_empty() {
+        ldd.env("LD_LIBRARY_PATH", std::env::join_paths(first)?);
+    }
+    let output = process::capture(ldd.args(programs))?;
     parse_ldd(&String::from_utf8_lossy(&output.stdout))
 }
 

@@ -1,15 +1,12 @@
-//! Stock Debian kernels: downloaded as packages with an apt configuration of our own, checked against Debian's
-//! keys, unpacked into the cache, never installed. The machine's own apt is neither read nor changed.
+//! Stock Debian kernels, by [`apt`], in the cache.
 
+use super::apt::{self, Apt};
 use crate::say::say;
 use crate::{process, workspace};
 use anyhow::{Context as _, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// A kernel of the matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,12 +81,7 @@ pub(crate) struct Kernel {
 /// The cached kernel of a series, downloaded first if there is none (or, with `refresh`, if there is a newer one).
 pub(crate) fn get(series: Series, refresh: bool) -> Result<Kernel> {
     let dir = workspace::cache()?.join("kernels");
-    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    // One download at a time: two would share apt's directories.
-    let lock = fs::File::create(dir.join("lock"))?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| errno)
-        .with_context(|| format!("cannot lock {}", dir.display()))?;
+    let _lock = apt::lock(&dir)?;
     let unpacked = dir.join(series.name());
     if !refresh && let Some(kernel) = read(series, &unpacked) {
         return Ok(kernel);
@@ -125,42 +117,18 @@ fn download(series: Series, dir: &Path, unpacked: &Path) -> Result<()> {
     if std::env::consts::ARCH != "x86_64" {
         bail!("the test kernels are for x86_64, this machine is {}", std::env::consts::ARCH);
     }
-    if !Path::new(KEYRING).is_file() {
-        bail!("{KEYRING} is missing, so nothing could be checked: run `cargo xtask setup`");
-    }
     say!("downloading the stock Debian kernel {} (once)", series.name());
-    let apt = Apt::configure(&dir.join("apt"))?;
-    process::output(apt.command("apt-get").args(["--quiet", "--quiet", "update"]))?;
+    let apt = Apt::configure(&dir.join("apt"), &sources_list())?;
     let names = process::output(apt.command("apt-cache").args(["pkgnames", "linux-"]))?;
     let release = newest_release(series, &names)
         .with_context(|| format!("no package of Debian matches {:?}", series.release_pattern()))?;
     let fresh = tempfile::Builder::new().prefix("unpacking").tempdir_in(dir)?;
-    let packages = fresh.path().join("packages");
     let root = fresh.path().join("root");
-    fs::create_dir_all(&packages)?;
-    fs::create_dir_all(&root)?;
-    let mut get = apt.command("apt-get");
-    get.args(["--quiet", "--quiet", "download"]).current_dir(&packages);
-    process::output(get.args(series.packages().iter().map(|prefix| format!("{prefix}{release}"))))?;
-    let version = unpack(&packages, &root)?;
+    let packages = series.packages().iter().map(|prefix| format!("{prefix}{release}"));
+    let version = apt.unpack(packages, &fresh.path().join("packages"), &root)?;
     index_modules(&root, &release)?;
     fs::write(root.join("version"), format!("{release} {version}\n"))?;
-    if unpacked.exists() {
-        fs::remove_dir_all(unpacked).with_context(|| format!("cannot remove {}", unpacked.display()))?;
-    }
-    fs::rename(&root, unpacked).with_context(|| format!("cannot make {}", unpacked.display()))
-}
-
-/// Unpacks every package and returns the version in their file names: `name_VERSION_amd64.deb`.
-fn unpack(packages: &Path, root: &Path) -> Result<String> {
-    let mut version = None;
-    for entry in fs::read_dir(packages)? {
-        let path = entry?.path();
-        process::output(Command::new("dpkg").arg("-x").arg(&path).arg(root))?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        version = name.split('_').nth(1).map(|text| text.replace("%3a", ":"));
-    }
-    version.context("apt-get downloaded no package")
+    apt::put_in_place(&root, unpacked)
 }
 
 /// `modules.dep` is otherwise made when the package is installed.
@@ -191,55 +159,9 @@ fn numbers(text: &str) -> Vec<u64> {
     text.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
 }
 
-/// An apt that knows Debian's kernels and nothing of this machine.
-struct Apt {
-    config: PathBuf,
-}
-
-impl Apt {
-    fn configure(dir: &Path) -> Result<Self> {
-        let make = |name: &str| {
-            let path = dir.join(name);
-            fs::create_dir_all(&path)
-                .with_context(|| format!("cannot make {}", path.display()))
-                .map(|()| path)
-        };
-        let (state, cache, etc, empty) = (make("state")?, make("cache")?, make("etc")?, make("empty")?);
-        make("state/lists/partial")?;
-        make("cache/archives/partial")?;
-        fs::write(state.join("status"), "")?;
-        let sources = etc.join("kernels.sources");
-        fs::write(&sources, sources_list())?;
-        let config = etc.join("apt.conf");
-        let (state, cache, empty) = (state.display(), cache.display(), empty.display());
-        let text = format!(
-            "Dir::State \"{state}\";\nDir::State::Status \"{state}/status\";\nDir::Cache \"{cache}\";\n\
-             Dir::Etc::Main \"{empty}/none\";\nDir::Etc::Parts \"{empty}\";\n\
-             Dir::Etc::SourceList \"{sources}\";\nDir::Etc::SourceParts \"{empty}\";\n\
-             Dir::Etc::Preferences \"{empty}/none\";\nDir::Etc::PreferencesParts \"{empty}\";\n\
-             APT::Architecture \"amd64\";\nAPT::Architectures {{ \"amd64\"; }};\n\
-             APT::Sandbox::User \"root\";\nAcquire::Languages \"none\";\nAcquire::Retries \"3\";\n",
-            sources = sources.display(),
-        );
-        fs::write(&config, text)?;
-        Ok(Self { config })
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        command.env("APT_CONFIG", &self.config).env("LC_ALL", "C");
-        command
-    }
-}
-
 fn sources_list() -> String {
-    let source = |uri: &str, suites: &str| {
-        format!(
-            "Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: main\nArchitectures: amd64\nSigned-By: {KEYRING}\n"
-        )
-    };
-    let backports = source("http://deb.debian.org/debian", "bookworm-backports trixie-backports");
-    let security = source("http://deb.debian.org/debian-security", "bookworm-security");
+    let backports = apt::source("http://deb.debian.org/debian", "bookworm-backports trixie-backports");
+    let security = apt::source("http://deb.debian.org/debian-security", "bookworm-security");
     format!("{backports}\n{security}")
 }
 

@@ -1,92 +1,40 @@
 //! `cargo xtask vm`: runs the end-to-end tests, or any command, on stock Debian kernels in QEMU.
 //!
-//! [`kernels`] downloads and unpacks the kernels, [`modules`] orders their modules, [`archive`] writes the
-//! initramfs format, [`image`] fills it with [`contents`], [`qemu`] runs it and watches the console, [`init`] is the guest's
-//! PID 1. What the tests check does not live here, but in `injector/tests`.
+//! [`apt`] downloads and unpacks Debian's packages: [`kernels`], whose modules [`modules`] orders, and PostgreSQL for
+//! [`databases`]. [`archive`] writes the initramfs format, [`image`] fills it with [`contents`], [`qemu`] runs it and watches the
+//! console, [`init`] is the guest's PID 1. [`shares`] says which tests run on which kernel. What the tests check does not live
+//! here, but in `injector/tests`.
 
+mod apt;
 mod archive;
 pub(crate) mod console;
 mod contents;
+mod databases;
 mod image;
 pub(crate) mod init;
 pub(crate) mod kernels;
 mod modules;
 pub(crate) mod qemu;
+mod shares;
 
-use crate::programs::Programs;
+use crate::programs::{PRIVILEGED_TESTS, Programs};
 use crate::say::{data, say};
-use crate::stage::Tally;
+use crate::stage::{Tally, seconds};
 use crate::workspace;
 use anyhow::{Context as _, Result, bail};
 use console::Verdict;
 use image::Image;
 use kernels::{Kernel, Series};
 use qemu::Machine;
+use shares::{LONGEST_FIRST, SHARES, SHORTEST, asks_databases, processors_for};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// What may run at once: each machine has two virtual processors.
+/// What may run at once: each machine keeps one processor of this one busy.
 const MACHINES_AT_ONCE: usize = 2;
-
-/// The test programs by how long they take, which is the order of their guests.
-const LONGEST_FIRST: [&str; 3] = ["e2e", "lifetime", SHORTEST];
-const SHORTEST: &str = "host";
-
-/// What `cargo xtask test` runs where, the longest first. All on all takes two hours in emulation, more than CI has, and is
-/// what `cargo xtask vm` does. Here each test of the two long programs runs on one stock kernel, dealt out by turns in the
-/// order of their names, so that the tests of one subject meet all of them; the short one runs on each. Those about time run once
-/// more, where it is exact. That every kernel takes every program is a stage of its own, and this machine's own kernel runs all
-/// tests too.
-const SHARES: [(&str, Series, Share); 10] = [
-    ("e2e", Series::V7_3, Share::Third(0)),
-    ("e2e", Series::V6_1, Share::Third(1)),
-    ("e2e", Series::V6_12, Share::Third(2)),
-    ("e2e", Series::V7_3, Share::Timed),
-    ("lifetime", Series::V6_1, Share::Third(0)),
-    ("lifetime", Series::V7_3, Share::Third(1)),
-    ("lifetime", Series::V6_12, Share::Third(2)),
-    (SHORTEST, Series::V7_3, Share::All),
-    (SHORTEST, Series::V6_12, Share::All),
-    (SHORTEST, Series::V6_1, Share::All),
-];
-
-/// Which tests of a program run on a kernel.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Share {
-    All,
-    /// Every third in the order of their names, from this one on.
-    Third(usize),
-    /// Those of the modules [`TIMED`], in a guest whose clock is exact.
-    Timed,
-}
-
-/// The modules of end-to-end tests that are about time. Where the clock is exact they are strict, and do all of their work:
-/// a link of 1 Gbit/s and a delay of 90 s.
-const TIMED: [&str; 4] = ["delay", "measured", "rate", "round_trips"];
-
-impl Share {
-    /// The filters of the test program for it: none, or the exact names.
-    fn filters(self, names: Vec<String>) -> Vec<String> {
-        let timed = |name: &String| name.split("::").next().is_some_and(|module| TIMED.contains(&module));
-        let exactly = std::iter::once("--exact".to_owned());
-        match self {
-            Self::All => Vec::new(),
-            Self::Third(first) => exactly.chain(names.into_iter().skip(first).step_by(3)).collect(),
-            Self::Timed => exactly.chain(names.into_iter().filter(timed)).collect(),
-        }
-    }
-
-    /// The guest that runs it: its name, and how QEMU runs it.
-    fn guest(self, program: &str) -> (String, qemu::Accel) {
-        match self {
-            Self::All | Self::Third(_) => (program.to_owned(), qemu::Accel::Tcg),
-            Self::Timed => (format!("{program}-timed"), qemu::Accel::CountedFast),
-        }
-    }
-}
 
 /// How often a guest is booted whose init does not begin.
 const BOOTS: u32 = 3;
@@ -108,6 +56,9 @@ pub(crate) struct VmArgs {
     /// Run what `cargo xtask test` runs: each test on one kernel
     #[arg(long, conflicts_with_all = ["shell_command", "filters", "accel"])]
     shares: bool,
+    /// Run this test program alone
+    #[arg(long, value_name = "NAME", value_parser = PRIVILEGED_TESTS, conflicts_with_all = ["shares", "shell_command"])]
+    program: Option<String>,
     /// Look for a newer package of the kernel even if one is cached
     #[arg(long)]
     refresh: bool,
@@ -129,6 +80,8 @@ pub(crate) struct Run {
     pub(crate) verdict: Verdict,
     /// What the guest's command printed.
     pub(crate) output: Vec<String>,
+    /// What is said of a guest that ended otherwise than by its command.
+    pub(crate) lost: Vec<String>,
 }
 
 /// A job for one or more kernels.
@@ -141,6 +94,8 @@ pub(crate) struct Job {
     pub(crate) bins: Vec<String>,
     pub(crate) timeout: Duration,
     pub(crate) accel: qemu::Accel,
+    /// Whether the guest holds PostgreSQL.
+    databases: bool,
     /// Print the guest's lines as they come.
     pub(crate) stream: bool,
 }
@@ -148,7 +103,10 @@ pub(crate) struct Job {
 impl Job {
     /// The tests that need a kernel to themselves, a guest for each program, those that take longest first.
     pub(crate) fn tests(filters: &[String]) -> Vec<Self> {
-        let of = |name: &&str| Self::shell(name, &test_script(name, filters));
+        let of = |name: &&str| Self {
+            databases: asks_databases(name),
+            ..Self::shell(name, &test_script(name, filters))
+        };
         LONGEST_FIRST.iter().map(of).collect()
     }
 
@@ -159,7 +117,12 @@ impl Job {
             let tests = test_script(name, &share.filters(programs.test_names(name)?));
             let script = if name == SHORTEST { format!("{}\n{tests}", programs_script()) } else { tests };
             let (guest, accel) = share.guest(name);
-            jobs.push(Self { kernel: Some(series), accel, ..Self::shell(&guest, &script) });
+            jobs.push(Self {
+                kernel: Some(series),
+                accel,
+                databases: asks_databases(name),
+                ..Self::shell(&guest, &script)
+            });
         }
         Ok(jobs)
     }
@@ -183,6 +146,7 @@ impl Job {
             bins: Vec::new(),
             timeout: Duration::from_secs(75 * 60),
             accel: qemu::Accel::Tcg,
+            databases: false,
             stream: true,
         }
     }
@@ -190,7 +154,7 @@ impl Job {
 
 /// Prints what `injector programs` says as data; what it says there is looked at by the host.
 fn programs_script() -> String {
-    format!("{GUEST_INJECTOR} programs --json | sed 's/^/{}/'", console::DATA_MARKER)
+    format!("{GUEST_INJECTOR} -v programs --json | sed 's/^/{}/'", console::DATA_MARKER)
 }
 
 /// Runs a test program.
@@ -215,6 +179,7 @@ pub(crate) fn command(args: &VmArgs) -> Result<()> {
         None if args.shares => Job::programs_and_tests(&programs)?,
         None => Job::tests(&args.filters),
     };
+    jobs.retain(|job| args.program.as_ref().is_none_or(|name| job.name == *name));
     for job in &mut jobs {
         job.bins.clone_from(&args.bins);
         job.timeout = Duration::from_secs(args.timeout_s);
@@ -269,6 +234,11 @@ pub(crate) fn run_all(kernels: &[Kernel], programs: &Programs, jobs: &[Job]) -> 
         base.add_program(path, &guest_test(name))?;
     }
     base.add_libraries()?;
+    let mut larger = None;
+    if jobs.iter().any(|job| job.databases) {
+        databases::add(larger.insert(base.clone()))?;
+    }
+    let image_for = |job: &Job| larger.as_ref().filter(|_| job.databases).unwrap_or(&base).clone();
     // Each worker takes the next guest as soon as it is free: of each job the newest kernel first, whose verifier walks
     // furthest, so that nobody waits for the longest alone at the end.
     let of_job = |job| kernels.iter().rev().map(move |kernel| (job, kernel));
@@ -278,7 +248,7 @@ pub(crate) fn run_all(kernels: &[Kernel], programs: &Programs, jobs: &[Job]) -> 
     let next = AtomicUsize::new(0);
     let work = || {
         let take = || guests.get(next.fetch_add(1, Ordering::Relaxed));
-        std::iter::from_fn(take).map(|(job, kernel)| run_one(kernel, base.clone(), job)).collect::<Vec<_>>()
+        std::iter::from_fn(take).map(|(job, kernel)| run_one(kernel, image_for(job), job)).collect::<Vec<_>>()
     };
     let runs = std::thread::scope(|scope| {
         let workers = (0..MACHINES_AT_ONCE).map(|_| scope.spawn(work)).collect::<Vec<_>>();
@@ -301,6 +271,7 @@ fn by_kernel(runs: Vec<Run>) -> Vec<Run> {
             Entry::Occupied(mut entry) => {
                 let all = entry.get_mut();
                 all.output.extend(run.output);
+                all.lost.extend(run.lost);
                 if all.verdict == Verdict::Exited(0) {
                     all.verdict = run.verdict;
                 }
@@ -321,9 +292,16 @@ fn run_one(kernel: &Kernel, mut image: Image, job: &Job) -> Result<Run> {
     image.add_command(&job.command);
     image.write(initramfs.path()).with_context(|| format!("cannot write the initramfs for {name}"))?;
     drop(image);
-    let machine = Machine { kernel, initramfs: initramfs.path(), accel: job.accel, timeout: job.timeout };
+    let machine = Machine {
+        kernel,
+        initramfs: initramfs.path(),
+        accel: job.accel,
+        processors: processors_for(job.accel),
+        timeout: job.timeout,
+    };
     let log = dir.join(format!("{name}-{}.log", job.name));
     let mut boots = 0;
+    let start = Instant::now();
     let (verdict, output) = loop {
         boots += 1;
         say!("{name}: booting {} (package version {})", kernel.release, kernel.version);
@@ -334,12 +312,17 @@ fn run_one(kernel: &Kernel, mut image: Image, job: &Job) -> Result<Run> {
         }
         say!("{name}: {}; once more", ended.0);
     };
+    say!("{name}: {} ended after {}", job.name, seconds(start.elapsed()));
     if verdict == Verdict::Exited(0) {
         let _ = std::fs::remove_file(&log);
     } else {
         say!("{name}: {verdict}; the whole console is in {}", log.display());
     }
-    Ok(Run { kernel: kernel.clone(), verdict, output })
+    let lost = match verdict {
+        Verdict::Exited(_) => Vec::new(),
+        _ => vec![format!("{name}: {}: {verdict}", job.name)],
+    };
+    Ok(Run { kernel: kernel.clone(), verdict, output, lost })
 }
 
 /// Removes what a run left that was killed: its process is gone.
@@ -359,7 +342,6 @@ fn remove_stale(dir: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::programs::PRIVILEGED_TESTS;
 
     #[test]
     fn every_test_program_runs_in_a_guest_of_its_own() {
@@ -369,24 +351,5 @@ mod tests {
             assert_eq!(jobs.iter().filter(|job| job.command.last() == Some(&script)).count(), 1, "{name}");
         }
         assert_eq!(jobs.len(), PRIVILEGED_TESTS.len());
-    }
-
-    #[test]
-    fn tests_about_time_are_those_of_some_modules() {
-        let names = ["delay::a", "delayed::a", "loss::rate::b", "rate::c"].map(str::to_owned).to_vec();
-        assert_eq!(Share::Timed.filters(names), ["--exact", "delay::a", "rate::c"]);
-    }
-
-    #[test]
-    fn every_test_runs_on_a_stock_kernel_and_every_program_on_each() {
-        let names: Vec<String> = (0..10).map(|n| n.to_string()).collect();
-        for program in PRIVILEGED_TESTS {
-            let shares = SHARES.iter().filter(|(name, _, _)| *name == program);
-            let kernels: BTreeSet<Series> = shares.clone().map(|(_, series, _)| *series).collect();
-            assert_eq!(kernels, Series::ALL.into_iter().collect(), "{program}");
-            let filters: Vec<_> = shares.map(|(_, _, share)| share.filters(names.clone())).collect();
-            let runs = |name| filters.iter().any(|filters| filters.is_empty() || filters.contains(name));
-            assert!(names.iter().all(runs), "{program}");
-        }
     }
 }
