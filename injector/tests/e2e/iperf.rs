@@ -86,7 +86,7 @@ impl Iperf {
 
 /// Waits until somebody listens on the port.
 fn listens(netns: &Netns, port: &str) {
-    crate::support::wait_until(Duration::from_secs(20), "iperf3 listens", || {
+    crate::support::wait_until(Duration::from_secs(60), "iperf3 listens", || {
         let filter = format!("sport = :{port}");
         !Command::new("ss").args(["-Htln", &filter]).in_netns(netns).text().is_empty()
     });

@@ -11,7 +11,7 @@ use crate::support::{
 
 const SILENCE: &str = "kind = \"network.loss\"\nmatch = { protocol = [\"icmp\", \"icmp6\"] }";
 /// How long a new device may take to be there for everybody.
-const APPEARED: Duration = Duration::from_secs(20);
+const APPEARED: Duration = Duration::from_secs(60);
 const LOST: i32 = 1;
 const ANSWERED: i32 = 0;
 

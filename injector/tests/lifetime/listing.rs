@@ -11,7 +11,7 @@ use crate::bench::Bench;
 use crate::support::{Netns, wait_until};
 
 /// How long the kernel may take to free what nobody holds any more.
-const RECLAIMED: Duration = Duration::from_secs(10);
+const RECLAIMED: Duration = Duration::from_secs(60);
 
 /// The host as commands show it, in named parts.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -66,7 +66,7 @@ fn who_was_stopped_before_stays_stopped() {
         sh("exec sleep 60").in_cgroup(&cgroup).background(),
     );
     one.signal(nix::sys::signal::Signal::SIGSTOP);
-    wait_until(Duration::from_secs(10), "stopped", || state(one.pid()) == Some('T'));
+    wait_until(Duration::from_secs(60), "stopped", || state(one.pid()) == Some('T'));
     let (status, said) = applied(&format!(
         "[target.t]\ncgroup = \"{}\"\n[[fault]]\ntarget = \"t\"\nkind = \"process.stop\"\n",
         cgroup.path()

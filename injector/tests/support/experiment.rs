@@ -14,7 +14,7 @@ use tempfile::NamedTempFile;
 use super::{Located as _, wait_until};
 
 /// How long arming and reverting may take. Emulated machines are slow: where all operations fail, they load 40 programs.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The built program, or the one that `INJECTOR_BIN` names.
 pub(crate) fn injector() -> Command {
