@@ -23,7 +23,7 @@ use injector_common::window::is_over;
 
 use crate::calls::may_sleep;
 use crate::maps::{QUANTILES, RULES, SUBJECTS, needs, offset};
-use crate::memory::FaultMemory;
+use crate::memory::{FaultMemory, blur};
 use crate::nap::sleep_until;
 use crate::path::{Path, field, half, word};
 use crate::task::{count, count_missed, record};
@@ -58,20 +58,8 @@ pub(crate) struct Fate {
     pub(crate) offset: u32,
     /// Index of the last rule by which it is later.
     pub(crate) slept_by: u32,
-    _pad: u32,
-}
-
-impl Fate {
-    /// Makes the verifier forget what a rule has made of it, see [`What::blur`].
-    #[inline(always)]
-    fn blur(&mut self, any: u64) {
-        let at = any as usize & 7;
-        // SAFETY: the word is one of the first eight.
-        unsafe {
-            let word = (&raw mut *self).cast::<u32>().add(at);
-            word.write_volatile(word.read_volatile());
-        }
-    }
+    /// To 16 words, all of which the verifier forgets.
+    _pad: [u32; 7],
 }
 
 /// What the rules of a target share while one operation walks through them; on the stack of its program.
@@ -97,21 +85,6 @@ struct What {
     /// `S_IFMT >> 12` of what it is done to.
     kind: u32,
     place: u32,
-}
-
-impl What {
-    /// Makes the verifier forget which numbers they are: else it walks through the rules once for each that a hook knows.
-    ///
-    /// A word is written back to where it came from. Which one that is the verifier can't tell, so from then on it takes each for unknown.
-    #[inline(always)]
-    fn blur(&mut self, any: u64) {
-        let at = any as usize & 3;
-        // SAFETY: the word is one of the four.
-        unsafe {
-            let word = (&raw mut *self).cast::<u32>().add(at);
-            word.write_volatile(word.read_volatile());
-        }
-    }
 }
 
 /// Applies the rules of the target, in the order of the file, and does to its maker what they ask for; returns the negative errno of
@@ -146,7 +119,7 @@ pub(crate) fn until(control: &Control, fate: &Fate) -> u64 {
 /// Applies the rules of the target.
 #[inline(always)]
 pub(crate) fn fate_of(control: &Control, target: u64, rules: Span, done: &Done) -> Fate {
-    let fate = Fate { delay_ns: 0, bits: 0, errno: 0, signal: 0, flips: 0, offset: 0, slept_by: 0, _pad: 0 };
+    let fate = Fate { delay_ns: 0, bits: 0, errno: 0, signal: 0, flips: 0, offset: 0, slept_by: 0, _pad: [0; 7] };
     // The coarse clock is not for programs at functions of the kernel.
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
@@ -165,7 +138,9 @@ pub(crate) fn fate_of(control: &Control, target: u64, rules: Span, done: &Done) 
         fate,
         paths: [Path::NONE; 2],
     };
-    walk.what.blur(now_ns);
+    // Else the rules are walked through once for each operation that a hook knows, and once more behind a rule that has struck.
+    blur::<4, _>(&mut walk.what, now_ns);
+    blur::<16, _>(&mut walk.fate, now_ns);
     let dentry = done.names[0].1;
     if needs().flags(RULE_NAMES_DEVICES) != 0 && control.flags & CONTROL_DEVICES != 0 && dentry != 0 {
         let superblock = word(field(dentry, offset!(dentry_super)));
@@ -178,6 +153,8 @@ pub(crate) fn fate_of(control: &Control, target: u64, rules: Span, done: &Done) 
                 *path = Path::of(mount, dentry);
             }
         }
+        // There is one, there is none, there is no room for it: of each.
+        blur::<4, _>(&mut walk.paths, now_ns);
     }
     let count = rules.count.min(MAX_RULES_PER_TARGET);
     // SAFETY: the callback has the signature that the helper wants, and its context outlives the call.
@@ -238,7 +215,7 @@ fn apply(walk: &mut Walk, index: u32) {
     let before_ns = walk.fate.delay_ns;
     if outcome == Outcome::Injected {
         strike(&mut walk.fate, (rule, index), &packet, &memory);
-        walk.fate.blur(walk.now_ns);
+        blur::<16, _>(&mut walk.fate, walk.now_ns);
     }
     if walk.control_flags & CONTROL_TRACE != 0 {
         let delay_ns = walk.fate.delay_ns.wrapping_sub(before_ns);

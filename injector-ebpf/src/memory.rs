@@ -30,6 +30,24 @@ pub(crate) unsafe fn clear<T>(value: &mut T) {
     }
 }
 
+/// Makes the verifier forget what it knows of a value on the stack, of so many words from its beginning, which is a power of two; the value
+/// stays as it is.
+///
+/// It walks on from each combination of what it knows apart, so where paths come together one has to be made of them. A word is written back
+/// to where it came from. Which one that is the verifier can't tell from `any`, so from then on it takes each for unknown.
+#[inline(always)]
+pub(crate) fn blur<const WORDS: usize, T>(value: &mut T, any: u64) {
+    const {
+        assert!(WORDS.is_power_of_two() && size_of::<T>() >= WORDS * size_of::<u32>());
+        assert!(align_of::<T>() >= align_of::<u32>());
+    }
+    // SAFETY: the word is within the value, and aligned, as is asserted above; it is written as it was.
+    unsafe {
+        let word = (&raw mut *value).cast::<u32>().add(any as usize & (WORDS - 1));
+        word.write_volatile(word.read_volatile());
+    }
+}
+
 /// The state of one fault, looked up where it is used: many rules have none.
 pub(crate) struct FaultMemory {
     slot: u32,

@@ -21,7 +21,7 @@ use injector_common::rule::ACTION_CONNECT;
 use injector_common::window::is_over;
 
 use crate::maps::{RULES, needs};
-use crate::memory::FaultMemory;
+use crate::memory::{FaultMemory, blur};
 use crate::strike::{Tries, armed, now_ns};
 use crate::task::{count, record, rules_of_task};
 
@@ -137,30 +137,13 @@ fn errno_of(control: &Control, call: u32, id: u64, rules: Span, packet: Packet) 
         control_flags: control.flags,
         errno: 0,
     };
-    blur(&mut walk.packet, now_ns);
+    // Else the verifier walks through the rules once for each thing that a comparison has told it of the packet, more than twice as far.
+    blur::<16, _>(&mut walk.packet, now_ns);
     let count = rules.count.min(MAX_RULES_PER_TARGET);
     // SAFETY: the callback has the signature that the helper wants, and its context outlives the call.
     unsafe {
         bpf_loop(count, next_rule as *mut c_void, (&raw mut walk).cast(), 0);
         (&raw const walk.errno).read_volatile()
-    }
-}
-
-/// Makes the verifier forget what it knows of a packet: else it walks through the rules once for each thing that a
-/// comparison has told it of one, which is more than twice as far.
-///
-/// A word of it is written back to where it came from. Which one that is the verifier can't tell, so from then on it takes each for
-/// unknown.
-#[inline(always)]
-fn blur(packet: &mut Packet, any: u64) {
-    const WORDS: usize = size_of::<Packet>() / size_of::<u32>();
-    const MASK: usize = 15;
-    const { assert!(MASK < WORDS) };
-    let at = any as usize & MASK;
-    // SAFETY: the word lies within the packet, which is made of initialised words.
-    unsafe {
-        let word = (&raw mut *packet).cast::<u32>().add(at);
-        word.write_volatile(word.read_volatile());
     }
 }
 
