@@ -119,7 +119,8 @@ pub(crate) fn until(control: &Control, fate: &Fate) -> u64 {
 /// Applies the rules of the target.
 #[inline(always)]
 pub(crate) fn fate_of(control: &Control, target: u64, rules: Span, done: &Done) -> Fate {
-    let fate = Fate { delay_ns: 0, bits: 0, errno: 0, signal: 0, flips: 0, offset: 0, slept_by: 0, _pad: [0; 7] };
+    let fate =
+        Fate { delay_ns: 0, bits: 0, errno: 0, signal: 0, flips: 0, offset: 0, slept_by: 0, _pad: [0; 7] };
     // The coarse clock is not for programs at functions of the kernel.
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
