@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 /// Programs that the builds, tests and the demo call, each with the packages that may have it, best first.
-pub(crate) const PROGRAMS: [(&str, &[&str]); 24] = [
+pub(crate) const PROGRAMS: [(&str, &[&str]); 27] = [
     ("cc", &["gcc"]),
     ("c++", &["g++"]),
     ("strip", &["binutils"]),
@@ -33,6 +33,10 @@ pub(crate) const PROGRAMS: [(&str, &[&str]); 24] = [
     ("nsenter", &["util-linux"]),
     ("script", &["bsdutils", "bsdextrautils"]),
     ("awk", &["mawk", "gawk"]),
+    // The server too, by another name, and none that is started.
+    ("redis-check-rdb", &["redis-tools"]),
+    ("redis-cli", &["redis-tools"]),
+    ("faketime", &["faketime"]),
 ];
 
 /// Files that are needed: Debian's keys check the test kernels, also on Ubuntu.

@@ -14,6 +14,8 @@ pub(super) const TOOLS: &[&str] = &[
     "ethtool",
     "python3",
     "strace",
+    "redis-cli",
+    "redis-check-rdb",
     "sh",
     "bash",
     "cat",
