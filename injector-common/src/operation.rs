@@ -151,7 +151,7 @@ pub const FREEING: u64 = 1 << UNLINK | 1 << RMDIR | 1 << TRUNCATE;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subject {
-    /// A bit for each operation that is decided at a place, for each of these.
+    /// A bit for each operation that is decided at a place, for each of these. Of system calls: anything but 0 at the place where they are decided.
     pub operations: [u64; PLACES],
     /// A bit for each system call, by its number.
     pub syscalls: [u64; MAX_SYSCALLS as usize / 64],

@@ -41,9 +41,15 @@ pub const ACTION_SIGNAL: u32 = 15;
 pub const ACTION_LOSE: u32 = 16;
 /// `Rule::action`: bits of what was read are flipped.
 pub const ACTION_ROT: u32 = 17;
+/// `Rule::action`: what adjtimex(2) says of the clock is changed.
+pub const ACTION_UNCERTAINTY: u32 = 18;
 /// The actions on operations.
-pub const OPERATION_ACTIONS: u64 =
-    1 << ACTION_OPERATION | 1 << ACTION_SLEEP | 1 << ACTION_SIGNAL | 1 << ACTION_LOSE | 1 << ACTION_ROT;
+pub const OPERATION_ACTIONS: u64 = 1 << ACTION_OPERATION
+    | 1 << ACTION_SLEEP
+    | 1 << ACTION_SIGNAL
+    | 1 << ACTION_LOSE
+    | 1 << ACTION_ROT
+    | 1 << ACTION_UNCERTAINTY;
 
 /// `Rule::frequency`: every matching packet is struck.
 pub const FREQUENCY_ALWAYS: u32 = 0;

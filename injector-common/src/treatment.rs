@@ -31,6 +31,14 @@ pub const TREAT_QUEUE_BYTES: u32 = 1 << 5;
 pub const TREAT_RESETS_LOCAL: u32 = 1 << 6;
 /// `Treatment::flags`: the other side of the connection is reset.
 pub const TREAT_RESETS_REMOTE: u32 = 1 << 7;
+/// `Treatment::flags`: `bits` is the maximum error of the clock that is told, in microseconds.
+pub const TREAT_MAX_ERROR: u32 = 1 << 8;
+/// `Treatment::flags`: `offset` is the estimated error of the clock that is told, in microseconds.
+pub const TREAT_ESTIMATED_ERROR: u32 = 1 << 9;
+/// `Treatment::flags`: the clock is said to be synchronised.
+pub const TREAT_SYNCHRONISED: u32 = 1 << 10;
+/// `Treatment::flags`: the clock is said not to be synchronised.
+pub const TREAT_UNSYNCHRONISED: u32 = 1 << 11;
 
 /// What [`ACTION_DELAY`] and the other actions that keep the packet need to know. 0 where an action has no use for it.
 #[repr(C)]
@@ -57,9 +65,9 @@ pub struct Treatment {
     /// opportunities of a trace; the answer to a DNS question; why a packet is rejected, one of the `REJECT_` constants of
     /// [`crate::answer`].
     pub count: u32,
-    /// Bits to flip; the calls that fail, `CALL_` bits of [`crate::call`]; the MTU that a rejection names, in bytes.
+    /// Bits to flip; the maximum error of a clock in microseconds; the calls that fail, `CALL_` bits of [`crate::call`]; the MTU that a rejection names, in bytes.
     pub bits: u32,
-    /// Byte of the payload at which the flips begin.
+    /// Byte of the payload at which the flips begin; the estimated error of a clock in microseconds.
     pub offset: u32,
     /// Payload that a connection carries in the rule's direction before it is reset, in bytes.
     pub after_bytes: u64,

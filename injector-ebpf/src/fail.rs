@@ -15,8 +15,8 @@ use injector_common::operation::{
 };
 use injector_common::packet::Packet;
 use injector_common::rule::{
-    ACTION_LOSE, ACTION_OPERATION, ACTION_ROT, ACTION_SIGNAL, ACTION_SLEEP, OPERATION_ACTIONS,
-    RULE_NAMES_DEVICES, RULE_STAYS, Rule,
+    ACTION_LOSE, ACTION_OPERATION, ACTION_ROT, ACTION_SIGNAL, ACTION_SLEEP, ACTION_UNCERTAINTY,
+    OPERATION_ACTIONS, RULE_NAMES_DEVICES, RULE_STAYS, Rule,
 };
 use injector_common::treatment::{TREAT_DISTRIBUTED, TREAT_OFFSET};
 use injector_common::window::is_over;
@@ -46,15 +46,15 @@ pub(crate) struct Done {
 pub(crate) struct Fate {
     /// By how much it is later.
     pub(crate) delay_ns: u64,
-    /// Random bits of the rot.
+    /// Random bits of the rot; of an uncertainty what is told, `TREAT_` bits.
     pub(crate) bits: u64,
     /// With which errno it fails; 0 is none. Where what is written is lost: whether it is.
     pub(crate) errno: u32,
     /// Which signal is sent; 0 is none.
     pub(crate) signal: u32,
-    /// Bits to flip.
+    /// Bits to flip; the maximum error of a clock in microseconds.
     pub(crate) flips: u32,
-    /// Byte at which the flips begin, or `u32::MAX` to draw it.
+    /// Byte at which the flips begin, or `u32::MAX` to draw it; the estimated error of a clock in microseconds.
     pub(crate) offset: u32,
     /// Index of the last rule by which it is later.
     pub(crate) slept_by: u32,
@@ -271,6 +271,10 @@ fn strike(fate: &mut Fate, (rule, index): (&Rule, u32), packet: &Packet, memory:
             fate.flips = treatment.bits;
             fate.offset = if treatment.flags & TREAT_OFFSET == 0 { u32::MAX } else { treatment.offset };
         }
+        ACTION_UNCERTAINTY if needs.action(ACTION_UNCERTAINTY) => {
+            fate.bits = u64::from(treatment.flags);
+            (fate.flips, fate.offset) = (treatment.bits, treatment.offset);
+        }
         _ => {}
     }
 }
@@ -295,6 +299,9 @@ impl Quantiles for Lookup {
 /// The number by which a subject means the operation; `None` if it does not.
 #[inline(always)]
 fn number_of(walk: &Walk, subject: &Subject) -> Option<u16> {
+    let places = (&raw const subject.operations).cast::<u64>();
+    // SAFETY: the mask keeps it within the array of four. Volatile: the compiler would take the mask away.
+    let operations = unsafe { places.add((walk.what.place & 3) as usize).read_volatile() };
     if subject.flags & SUBJECT_SYSCALLS != 0 {
         const MASK: u32 = MAX_SYSCALLS / 64 - 1;
         let number = walk.what.syscall;
@@ -302,12 +309,9 @@ fn number_of(walk: &Walk, subject: &Subject) -> Option<u16> {
         // SAFETY: the mask keeps it within the array. Volatile, and before the number is compared: the compiler would take the mask away,
         // and the verifier of Linux 6.1 forgets the comparison.
         let word = unsafe { words.add((number >> 6 & MASK) as usize).read_volatile() };
-        let is_meant = number < MAX_SYSCALLS && word >> (number & 63) & 1 != 0;
+        let is_meant = operations != 0 && number < MAX_SYSCALLS && word >> (number & 63) & 1 != 0;
         return is_meant.then_some(SYSCALL_BASE + number as u16);
     }
     let number = walk.what.operation;
-    let places = (&raw const subject.operations).cast::<u64>();
-    // SAFETY: the mask keeps it within the array of four. Volatile for the same reason.
-    let operations = unsafe { places.add((walk.what.place & 3) as usize).read_volatile() };
     (number < u64::BITS && operations >> (number & 63) & 1 != 0).then_some(number as u16)
 }

@@ -89,6 +89,7 @@ mod task;
 #[cfg(target_arch = "bpf")]
 mod tc;
 #[cfg(target_arch = "bpf")]
+mod uncertain;
 mod view;
 #[cfg(target_arch = "bpf")]
 mod xdp;

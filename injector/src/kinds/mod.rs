@@ -8,6 +8,7 @@ mod clock_freeze;
 mod clock_leap;
 mod clock_offset;
 mod clock_strobe;
+mod clock_uncertainty;
 mod clocks;
 mod io_corrupt;
 mod io_delay;
@@ -155,12 +156,13 @@ pub static KINDS: &[&dyn Kind] = &[
     &clock_freeze::ClockFreeze,
     &clock_strobe::ClockStrobe,
     &clock_leap::ClockLeap,
+    &clock_uncertainty::ClockUncertainty,
 ];
 
 /// The kinds that the language has and this version has not: asking for one is not a slip.
 #[rustfmt::skip]
 pub static PLANNED: &[&str] = &[
-    "io.short", "clock.uncertainty",
+    "io.short",
 ];
 
 /// The kind of a name.

@@ -384,6 +384,10 @@ fn what_can_not_become_of_operations_is_refused_with_the_reason() {
             "kind = \"syscall.signal\"\nsyscalls = \"read\"\nsignal = \"STOP\"",
             "SIGSTOP would stop a process for longer than the fault lasts",
         ),
+        ("kind = \"clock.uncertainty\"", "nothing that is told is named"),
+        ("kind = \"clock.uncertainty\"\nmaxerror = \"2h\"", "nobody would believe a clock"),
+        ("kind = \"clock.uncertainty\"\nmaxerror = 10", "needs a unit"),
+        ("kind = \"clock.uncertainty\"\nmaxerror = \"1s\"\nmatch = { family = 4 }", "a system call is none"),
     ] {
         let said = complaint(keys);
         assert!(said.contains(reason), "{keys}: {said}");

@@ -9,7 +9,7 @@ use injector_common::{answer, call};
 use super::{Lowered, distribution, dns, link};
 use crate::scenario::{
     Capacity, Corrupt, CorruptMode, Delay, Effect, Fault, Harm, IcmpError, OperationFault, Rate, Refusal,
-    Reject, Reorder, Reset, ResetSide, Scenario, Times,
+    Reject, Reorder, Reset, ResetSide, Scenario, Times, Uncertainty,
 };
 
 /// Writes an effect that keeps the packet into the rule. Loss and drops are `lower`'s own.
@@ -75,7 +75,20 @@ fn harmed(plain: Treatment, harm: &Harm) -> (u32, Treatment) {
             let flags = if offset.is_some() { treat::TREAT_OFFSET } else { 0 };
             (border::ACTION_ROT, Treatment { flags, bits: *bits, offset: offset.unwrap_or(0), ..plain })
         }
+        Harm::Uncertainty(told) => (border::ACTION_UNCERTAINTY, uncertain(plain, told)),
     }
+}
+
+fn uncertain(plain: Treatment, told: &Uncertainty) -> Treatment {
+    let flags = [
+        (told.max_error_us.is_some(), treat::TREAT_MAX_ERROR),
+        (told.estimated_error_us.is_some(), treat::TREAT_ESTIMATED_ERROR),
+        (told.synchronised == Some(true), treat::TREAT_SYNCHRONISED),
+        (told.synchronised == Some(false), treat::TREAT_UNSYNCHRONISED),
+    ];
+    let flags = flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).sum();
+    let (bits, offset) = (told.max_error_us.unwrap_or(0), told.estimated_error_us.unwrap_or(0));
+    Treatment { flags, bits, offset, ..plain }
 }
 
 /// Every `gap`-th match: a frequency of the kind's own.

@@ -65,6 +65,19 @@ pub enum Harm {
         /// The byte at which they begin; `None` draws each by itself.
         offset: Option<u32>,
     },
+    /// What it tells of the clock is changed.
+    Uncertainty(Uncertainty),
+}
+
+/// What adjtimex(2) tells of the clock; what is `None` stays true.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Uncertainty {
+    /// The maximum error, in microseconds.
+    pub max_error_us: Option<u32>,
+    /// The estimated error, in microseconds.
+    pub estimated_error_us: Option<u32>,
+    /// Whether the clock is synchronised.
+    pub synchronised: Option<bool>,
 }
 
 /// How something fails.
@@ -90,6 +103,7 @@ impl OperationFault {
             (Meant::Syscalls(_), Harm::Error(_)) => "syscall.error",
             (Meant::Syscalls(_), Harm::Delay(_)) => "syscall.delay",
             (_, Harm::Signal(_)) => "syscall.signal",
+            (_, Harm::Uncertainty(_)) => "clock.uncertainty",
         }
     }
 }

@@ -47,7 +47,7 @@ pub use effect::{
     Reorder, Times,
 };
 pub use flags::Overrides;
-pub use harm::{Device, Failure, FileSystem, Harm, Meant, OperationFault, Operations, Signal};
+pub use harm::{Device, Failure, FileSystem, Harm, Meant, OperationFault, Operations, Signal, Uncertainty};
 pub use matching::{
     AddressRef, Family, MAX_INTERFACES, MAX_PORT_RANGES, MAX_TCP_FLAGS, Match, PortRange, TcpFlags,
 };

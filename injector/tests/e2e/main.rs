@@ -33,6 +33,7 @@ mod matrix;
 mod measured;
 mod model;
 mod netem;
+mod ntp;
 mod outage;
 mod packets;
 mod partition;

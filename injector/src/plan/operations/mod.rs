@@ -13,8 +13,8 @@ use injector_common::operation as border;
 
 pub(super) use subject::lay_out;
 use tables::{
-    CALLS, DECIDE_PROGRAM, HOOKS, Hook, LOST_PROGRAM, NAP_PROGRAM, OPERATION_BITS, PLAIN_READS, REST_PROGRAM,
-    SYSCALL_PROGRAM,
+    CALLS, CLOCK_PROGRAMS, DECIDE_PROGRAM, HOOKS, Hook, LOST_PROGRAM, NAP_PROGRAM, OPERATION_BITS,
+    PLAIN_READS, REST_PROGRAM, SYSCALL_PROGRAM,
 };
 pub use tables::{
     END_PROGRAM, LSM_TRIAL, SECURITY_TRIAL, SLEEP_TRIAL, TRIAL_PROGRAM, actions, flags, has_own_action,
@@ -166,6 +166,7 @@ fn at_syscalls(names: &[&str], harm: &Harm, ladder: &Ladder<'_>) -> Found {
         Harm::Delay(_) => (&rungs.syscall_sleep, &[DECIDE, (Mechanism::Syscall, NAP_PROGRAM, true), REST]),
         Harm::Signal(_) => (&rungs.entry, &[(Mechanism::Entry, SYSCALL_PROGRAM, false)]),
         Harm::Corrupt { .. } => (&rungs.end, &[(Mechanism::Exit, END_PROGRAM, false)]),
+        Harm::Uncertainty(_) => return at_clocks(names, ladder),
         Harm::Error(_) | Harm::Lost => (&rungs.syscall, &[(Mechanism::Syscall, SYSCALL_PROGRAM, false)]),
     };
     rung.clone()?;
@@ -176,6 +177,25 @@ fn at_syscalls(names: &[&str], harm: &Harm, ladder: &Ladder<'_>) -> Found {
         parts.iter().map(part).collect::<Vec<_>>()
     };
     let found: Vec<Function> = functions.flat_map(at).collect();
+    if found.is_empty() { Err(why_not([rung].into_iter())) } else { Ok(found) }
+}
+
+/// At the ends of the functions of system calls that tell of the clock.
+fn at_clocks(names: &[&str], ladder: &Ladder<'_>) -> Found {
+    let rung = &ladder.rungs.end;
+    rung.clone()?;
+    let program =
+        |name: &str| CLOCK_PROGRAMS.iter().find(|(call, _)| *call == name).map(|(_, program)| *program);
+    let function = |name: &&str| {
+        let (function, program) = (syscall_function(name), program(name)?);
+        (ladder.has)(&function).then_some(Function {
+            name: function,
+            mechanism: Mechanism::Exit,
+            program,
+            sleeps: false,
+        })
+    };
+    let found: Vec<Function> = names.iter().filter_map(function).collect();
     if found.is_empty() { Err(why_not([rung].into_iter())) } else { Ok(found) }
 }
 
@@ -269,6 +289,9 @@ pub fn notes(effect: &Effect, functions: &BTreeSet<Function>) -> Vec<String> {
         ),
         Harm::Corrupt { .. } => note(
             "read and pread alone: not readv, io_uring, sendfile, splice and mappings; the kernel logs that a program may write to the memory of processes",
+        ),
+        Harm::Uncertainty(_) => note(
+            "what the call returns (TIME_OK, TIME_ERROR) stays true; the kernel logs that a program may write to the memory of processes",
         ),
         Harm::Error(_) => {}
     }

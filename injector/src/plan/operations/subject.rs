@@ -5,8 +5,8 @@ use std::str::FromStr as _;
 
 use injector_common::layout::{CONTROL_DEVICES, CONTROL_PATHS};
 use injector_common::operation::{
-    SUBJECT_DEVICE, SUBJECT_FREES, SUBJECT_MAGIC, SUBJECT_PATH, SUBJECT_STAYS, SUBJECT_SYSCALLS,
-    SUBJECT_TYPES, Subject,
+    AT_END, AT_SYSCALL, SUBJECT_DEVICE, SUBJECT_FREES, SUBJECT_MAGIC, SUBJECT_PATH, SUBJECT_STAYS,
+    SUBJECT_SYSCALLS, SUBJECT_TYPES, Subject,
 };
 use injector_common::rule::{RULE_NAMES_DEVICES, RULE_STAYS};
 use syscalls::Sysno;
@@ -56,7 +56,7 @@ pub(super) fn operations_of_calls() -> BTreeMap<u32, u32> {
 pub(super) fn subject(fault: &OperationFault) -> Subject {
     let mut subject = match &fault.meant {
         Meant::Operations(meant) => subject_of_operations(meant, &fault.harm),
-        Meant::Syscalls(calls) => subject_of_syscalls(calls),
+        Meant::Syscalls(calls) => subject_of_syscalls(calls, &fault.harm),
     };
     if let Harm::Error(failure) = &fault.harm {
         // What frees room is only asked for by who stays until then.
@@ -97,8 +97,10 @@ fn subject_of_operations(meant: &Operations, harm: &Harm) -> Subject {
     subject
 }
 
-pub(super) fn subject_of_syscalls(calls: &[SyscallName]) -> Subject {
+pub(super) fn subject_of_syscalls(calls: &[SyscallName], harm: &Harm) -> Subject {
     let mut subject = Subject { flags: SUBJECT_SYSCALLS, ..Subject::default() };
+    let place = if matches!(harm, Harm::Uncertainty(_)) { AT_END } else { AT_SYSCALL };
+    subject.operations[place as usize] = 1;
     for call in calls {
         if let Some(word) = subject.syscalls.get_mut(call.number as usize / 64) {
             *word |= 1 << (call.number % 64);

@@ -5,7 +5,8 @@
 
 use injector_common::operation::{self as border, VECTOR};
 use injector_common::rule::{
-    ACTION_LOSE, ACTION_OPERATION, ACTION_ROT, ACTION_SIGNAL, ACTION_SLEEP, RULE_NAMES_DEVICES, RULE_STAYS,
+    ACTION_LOSE, ACTION_OPERATION, ACTION_ROT, ACTION_SIGNAL, ACTION_SLEEP, ACTION_UNCERTAINTY,
+    RULE_NAMES_DEVICES, RULE_STAYS,
 };
 
 use crate::kernel::functions::{Function, Mechanism};
@@ -93,6 +94,10 @@ pub(super) const REST_PROGRAM: &str = "injector_do_rest";
 /// The program of what is said to be written.
 pub(super) const LOST_PROGRAM: &str = "injector_do_lost";
 
+/// The programs of the ends of system calls that tell how wrong the clock may be.
+pub(super) const CLOCK_PROGRAMS: [(&str, &str); 2] =
+    [("adjtimex", "injector_do_adjtimex"), ("clock_adjtime", "injector_do_clock_adjtime")];
+
 /// The operation in what the map `OPERATIONS` has for a system call.
 pub(super) const OPERATION_BITS: u32 = 0xff;
 
@@ -163,6 +168,7 @@ pub fn of_each_shape() -> Vec<Function> {
             function(call(), Mechanism::Syscall, SYSCALL_PROGRAM, false),
             function(call(), Mechanism::Exit, END_PROGRAM, false),
         ])
+        .chain(CLOCK_PROGRAMS.map(|(_, program)| function(call(), Mechanism::Exit, program, false)))
         .collect()
 }
 
@@ -174,6 +180,7 @@ pub fn actions(function: &Function) -> &'static [u32] {
         DECIDE_PROGRAM => &[ACTION_SLEEP, ACTION_SIGNAL],
         LOST_PROGRAM => &[ACTION_LOSE],
         END_PROGRAM => &[ACTION_ROT],
+        program if CLOCK_PROGRAMS.iter().any(|(_, own)| *own == program) => &[ACTION_UNCERTAINTY],
         _ => &[ACTION_OPERATION],
     }
 }

@@ -6,6 +6,7 @@ use super::subject::{operations_of_calls, subject, subject_of_syscalls};
 use super::*;
 use crate::scenario::{
     Device, Failure, FileSystem, FileType, OperationFault, Operations, PathPattern, SyscallName, Times,
+    Uncertainty,
 };
 
 const FAILURE: Failure = Failure { errno: 5, stays: false, frees: false };
@@ -155,6 +156,8 @@ fn subjects_hold_bits_and_patterns() {
     assert_eq!((full.device, full.magic), (0x80_0001, 0xef53));
     assert_eq!(&full.pattern[..full.pattern_length as usize], b"/data/\x01");
     let calls = vec![SyscallName { number: 0, name: "read" }, SyscallName { number: 257, name: "openat" }];
-    let subject = subject_of_syscalls(&calls);
-    assert_eq!((subject.syscalls[0], subject.syscalls[4], subject.operations), (1, 2, [0; 4]));
+    let subject = subject_of_syscalls(&calls, &Harm::Lost);
+    assert_eq!((subject.syscalls[0], subject.syscalls[4], subject.operations), (1, 2, [0, 1, 0, 0]));
+    let told = Harm::Uncertainty(Uncertainty::default());
+    assert_eq!(subject_of_syscalls(&calls, &told).operations, [0, 0, 1, 0]);
 }
