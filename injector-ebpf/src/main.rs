@@ -90,6 +90,7 @@ mod task;
 mod tc;
 #[cfg(target_arch = "bpf")]
 mod uncertain;
+#[cfg(target_arch = "bpf")]
 mod view;
 #[cfg(target_arch = "bpf")]
 mod xdp;

@@ -56,13 +56,17 @@ impl Kind for ClockUncertainty {
                 .expected("one of `maxerror`, `esterror` and `synchronised`");
             return None;
         }
+        if [&table.maxerror, &table.esterror].into_iter().flatten().any(|given| is_too_large(given, errors)) {
+            return None;
+        }
+        let us = |given: Option<Spanned<DurationNs>>| given.map(|given| (given.value.0 / 1000) as u32);
         let call = |name| {
             let number = Sysno::from_str(name).ok()?.id().cast_unsigned();
-            Some(SyscallName { name, number })
+            Some(SyscallName { number, name })
         };
         let told = Uncertainty {
-            max_error_us: us(table.maxerror.as_ref(), errors)?,
-            estimated_error_us: us(table.esterror.as_ref(), errors)?,
+            max_error_us: us(table.maxerror),
+            estimated_error_us: us(table.esterror),
             synchronised: table.synchronised.map(|given| given.value),
         };
         Some(Effect::Operations(OperationFault {
@@ -84,15 +88,14 @@ impl Kind for ClockUncertainty {
     }
 }
 
-/// An error in microseconds, if one is given. `None` if it is too large, which `errors` then has.
-fn us(given: Option<&Spanned<DurationNs>>, errors: &mut Errors) -> Option<Option<u32>> {
-    let Some(given) = given else { return Some(None) };
-    if given.value.0 > LONGEST_NS {
+/// Whether an error is too large to be told, which `errors` then has.
+fn is_too_large(given: &Spanned<DurationNs>, errors: &mut Errors) -> bool {
+    let is_too_large = given.value.0 > LONGEST_NS;
+    if is_too_large {
         errors
             .at(given.span, "nobody would believe a clock that may be so wrong")
             .expected("at most \"1h\"")
             .hint("the kernel itself tells 16 s at most (`NTP_PHASE_LIMIT`)");
-        return None;
     }
-    Some(Some((given.value.0 / 1000) as u32))
+    is_too_large
 }
