@@ -143,7 +143,7 @@ pub(crate) static SUBJECTS: Array<Subject> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static TEXTS: Array<Text> = Array::with_max_entries(TEXTS_COUNT, 0);
 
-/// The operation that each system call does, by its number; those that do none have [`injector_common::operation::NONE`].
+/// The operation that each system call does, by its number, and one more; 0 of those that do none, which are most.
 #[map]
 pub(crate) static OPERATIONS: Array<u32> = Array::with_max_entries(MAX_SYSCALLS, 0);
 

@@ -255,7 +255,10 @@ fn registers() -> u64 {
 /// The operation of the system call with these registers, with [`op::VECTOR`]; `NONE` if it does none.
 #[inline(always)]
 pub(crate) fn operation_of(registers: u64) -> u32 {
-    OPERATIONS.get(half(field(registers, offset!(regs_number)))).copied().unwrap_or(NONE)
+    const { assert!(0_u32.wrapping_sub(1) == NONE) };
+    OPERATIONS
+        .get(half(field(registers, offset!(regs_number))))
+        .map_or(NONE, |operation| operation.wrapping_sub(1))
 }
 
 /// A function of its own, of which the object has one and not one for each entry. The verifier walks it with what the entry passes, and only

@@ -12,7 +12,7 @@ use injector_common::layout::{
     AddressKey, CONNECTIONS, Control, Counters, FaultState, MAX_LEVELS, SET_BITS, Target, filter_place,
 };
 use injector_common::needs::Needs;
-use injector_common::operation::{Bed, NONE, Subject};
+use injector_common::operation::{Bed, Subject};
 use injector_common::packet::CLASSES;
 use injector_common::rule::Rule;
 use injector_common::{ABI_VERSION, event::Event};
@@ -117,9 +117,8 @@ impl Kernel {
             subjects.set(index as u32, value, 0).map_err(|e| KernelError::map("SUBJECTS", e))?;
         }
         let mut operations: Array<_, u32> = self.typed("OPERATIONS")?;
-        for number in 0..operations.len() {
-            let operation = image.operations.get(&number).copied().unwrap_or(NONE);
-            operations.set(number, operation, 0).map_err(|e| KernelError::map("OPERATIONS", e))?;
+        for (number, operation) in &image.operations {
+            operations.set(*number, operation + 1, 0).map_err(|e| KernelError::map("OPERATIONS", e))?;
         }
         for (index, rule) in image.rules.iter().enumerate() {
             self.set_rule(index as u32, rule)?;
