@@ -10,13 +10,13 @@ use nix::sys::stat::{major, minor};
 use crate::delays::folder;
 use crate::support::{Cgroup, Experiment, Located as _, python, root_or_skip, run, sh};
 use crate::victim::Folder;
-use crate::{can, is_able, loads_slowly, planned};
+use crate::{can, is_able, planned};
 
 const EIO: i32 = 5;
 
 /// Whether a fault can be had: on all stock kernels. It may be that this machine's own kernel lets nobody do that.
 fn has(fault: &str) -> bool {
-    !loads_slowly() && is_able() && can(fault, true, &["can't be had on this kernel"])
+    is_able() && can(fault, true, &["can't be had on this kernel"])
 }
 
 pub(crate) fn scenario(cgroup: &Cgroup, fault: &str) -> String {
@@ -168,7 +168,7 @@ fn what_is_read_rots_in_the_targets_memory_alone() {
 
 #[test]
 fn a_device_and_a_kind_of_file_system_tell_files_apart() {
-    if loads_slowly() || !is_able() {
+    if !is_able() {
         return;
     }
     let (struck, spared, cgroup) = (folder(&["file"]), folder(&["file"]), Cgroup::new());

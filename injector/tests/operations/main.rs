@@ -58,12 +58,6 @@ fn can(fault: &str, is_expected: bool, words: &[&str]) -> bool {
     false
 }
 
-/// Whether a program takes up to a minute to load here: on an emulated Linux 7.3, whose verifier walks four times as far as that of 6.12. Tests
-/// of what is the same on all kernels are left out there, unless `INJECTOR_ALL_TESTS` asks for them.
-fn loads_slowly() -> bool {
-    is_emulated() && kernel_release() >= (7, 0)
-}
-
 /// Whether this is an emulated machine, where what takes milliseconds may take minutes: the longest tests are left out there, unless
 /// `INJECTOR_ALL_TESTS` asks for them.
 fn is_emulated() -> bool {

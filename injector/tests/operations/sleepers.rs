@@ -8,9 +8,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::delays::{delay, folder, sleeps_at_hooks};
+use crate::is_emulated;
 use crate::support::{Background, Cgroup, Experiment, Located as _, children, injector, python, wait_until};
 use crate::victim::Folder;
-use crate::{is_emulated, loads_slowly};
 
 /// How soon a sleep of a minute ends that something ends.
 const SOON: Duration = Duration::from_secs(5);
@@ -99,7 +99,7 @@ fn signal(pid: i32, signal: Signal) {
 
 #[test]
 fn who_is_killed_sleeps_no_longer_and_who_handles_a_signal_does() {
-    if loads_slowly() || !sleeps_at_hooks() {
+    if !sleeps_at_hooks() {
         return;
     }
     let bench = Bench::new();
@@ -121,7 +121,7 @@ fn who_is_killed_sleeps_no_longer_and_who_handles_a_signal_does() {
 
 #[test]
 fn the_end_of_an_experiment_wakes_who_sleeps() {
-    if loads_slowly() || !sleeps_at_hooks() {
+    if !sleeps_at_hooks() {
         return;
     }
     let bench = Bench::new();
@@ -149,7 +149,7 @@ fn the_end_of_an_experiment_wakes_who_sleeps() {
 
 #[test]
 fn the_deadline_wakes_who_sleeps() {
-    if loads_slowly() || !sleeps_at_hooks() {
+    if !sleeps_at_hooks() {
         return;
     }
     let bench = Bench::new();

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -23,6 +24,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How often it is looked whether those that were patched still are: what the kernel had no room to tell.
 const LOOKS_TO_DISTRUST: u32 = 10;
+
+/// How long the beginning waits until all are patched who are there: each takes milliseconds, and a thread that computes some tens of them.
+const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A target, and what its processes are to see.
 #[derive(Debug)]
@@ -69,6 +73,7 @@ pub(super) struct Follower {
 }
 
 impl Follower {
+    /// Starts it, and waits until those are patched that are there.
     pub(super) fn start(
         watched: Vec<Watched>,
         hierarchy: Hierarchy,
@@ -79,7 +84,11 @@ impl Follower {
         let end = Arc::new(EventFd::new()?);
         let told = Arc::clone(&end);
         let mut state = State { watched, hierarchy, begun, mark, log, known: BTreeMap::new(), looks: 0 };
-        let thread = std::thread::Builder::new().name("clocks".to_owned()).spawn(move || state.run(&told))?;
+        let (first, patched) = channel();
+        let thread =
+            std::thread::Builder::new().name("clocks".to_owned()).spawn(move || state.run(&told, &first))?;
+        // Who is late is patched all the same.
+        let _ = patched.recv_timeout(FIRST_PATIENCE);
         Ok(Self { end, thread: Some(thread) })
     }
 }
@@ -114,7 +123,7 @@ struct State {
 }
 
 impl State {
-    fn run(&mut self, told: &EventFd) {
+    fn run(&mut self, told: &EventFd, first: &Sender<()>) {
         // A program that begins reads true clocks until it is patched.
         prefer();
         let mut next = Instant::now();
@@ -122,6 +131,8 @@ impl State {
             let now = Instant::now();
             if now >= next {
                 self.look();
+                // Nobody waits for the later ones.
+                let _ = first.send(());
                 next = Instant::now() + LOOK_INTERVAL;
             }
             if self.wait(told, next.saturating_duration_since(Instant::now())) {
