@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 /// Programs that the builds, tests and the demo call, each with the packages that may have it, best first.
-pub(crate) const PROGRAMS: [(&str, &[&str]); 24] = [
+pub(crate) const PROGRAMS: [(&str, &[&str]); 27] = [
     ("cc", &["gcc"]),
     ("c++", &["g++"]),
     ("strip", &["binutils"]),
@@ -33,6 +33,9 @@ pub(crate) const PROGRAMS: [(&str, &[&str]); 24] = [
     ("nsenter", &["util-linux"]),
     ("script", &["bsdutils", "bsdextrautils"]),
     ("awk", &["mawk", "gawk"]),
+    ("mkfs.ext4", &["e2fsprogs"]),
+    ("mkfs.xfs", &["xfsprogs"]),
+    ("bindfs", &["bindfs"]),
 ];
 
 /// Files that are needed: Debian's keys check the test kernels, also on Ubuntu.
