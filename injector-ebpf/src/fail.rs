@@ -58,8 +58,22 @@ pub(crate) struct Fate {
     pub(crate) offset: u32,
     /// Index of the last rule by which it is later.
     pub(crate) slept_by: u32,
-    /// To 16 words, all of which the verifier forgets.
-    _pad: [u32; 7],
+    _pad: u32,
+}
+
+impl Fate {
+    /// Makes the verifier forget what a rule has made of it, see [`blur`]: the first eight words and the last eight. With padding to sixteen the
+    /// programs would need more stack than Linux 6.1 has.
+    #[inline(always)]
+    fn blur(&mut self, any: u64) {
+        const { assert!(size_of::<Self>() == 10 * size_of::<u32>()) };
+        let words = (&raw mut *self).cast::<u32>();
+        // SAFETY: it has ten words, of which any number is a value.
+        unsafe {
+            blur::<8, _>(&mut *words.cast::<[u32; 8]>(), any);
+            blur::<8, _>(&mut *words.add(2).cast::<[u32; 8]>(), any);
+        }
+    }
 }
 
 /// What the rules of a target share while one operation walks through them; on the stack of its program.
@@ -119,8 +133,7 @@ pub(crate) fn until(control: &Control, fate: &Fate) -> u64 {
 /// Applies the rules of the target.
 #[inline(always)]
 pub(crate) fn fate_of(control: &Control, target: u64, rules: Span, done: &Done) -> Fate {
-    let fate =
-        Fate { delay_ns: 0, bits: 0, errno: 0, signal: 0, flips: 0, offset: 0, slept_by: 0, _pad: [0; 7] };
+    let fate = Fate { delay_ns: 0, bits: 0, errno: 0, signal: 0, flips: 0, offset: 0, slept_by: 0, _pad: 0 };
     // The coarse clock is not for programs at functions of the kernel.
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
@@ -141,7 +154,7 @@ pub(crate) fn fate_of(control: &Control, target: u64, rules: Span, done: &Done) 
     };
     // Else the rules are walked through once for each operation that a hook knows, and once more behind a rule that has struck.
     blur::<4, _>(&mut walk.what, now_ns);
-    blur::<16, _>(&mut walk.fate, now_ns);
+    walk.fate.blur(now_ns);
     let dentry = done.names[0].1;
     if needs().flags(RULE_NAMES_DEVICES) != 0 && control.flags & CONTROL_DEVICES != 0 && dentry != 0 {
         let superblock = word(field(dentry, offset!(dentry_super)));
@@ -216,7 +229,7 @@ fn apply(walk: &mut Walk, index: u32) {
     let before_ns = walk.fate.delay_ns;
     if outcome == Outcome::Injected {
         strike(&mut walk.fate, (rule, index), &packet, &memory);
-        blur::<16, _>(&mut walk.fate, walk.now_ns);
+        walk.fate.blur(walk.now_ns);
     }
     if walk.control_flags & CONTROL_TRACE != 0 {
         let delay_ns = walk.fate.delay_ns.wrapping_sub(before_ns);

@@ -9,6 +9,7 @@ mod bench;
 mod build_ebpf;
 mod ci;
 mod demo;
+mod operations;
 mod process;
 mod programs;
 mod say;
@@ -45,9 +46,10 @@ enum Task {
     },
     /// Run the end-to-end tests, or any command, on stock Debian kernels in QEMU
     Vm(vm::VmArgs),
-    /// Load every program on every kernel and hold the instruction counts against docs/programs.md
+    /// Load every program on every kernel and hold the instruction counts against docs/programs.md, and what can be done to
+    /// operations against docs/operations.md
     Verify {
-        /// Write the table instead of comparing
+        /// Write the tables instead of comparing
         #[arg(long)]
         update: bool,
     },

@@ -1,6 +1,7 @@
 //! `cargo xtask verify`: loads every program on every kernel of the matrix and on this machine's, and holds the
-//! verifier's instruction counts against the table in `docs/programs.md`.
+//! verifier's instruction counts against the table in `docs/programs.md`, and the mechanisms for operations against `docs/operations.md`.
 
+use crate::operations;
 use crate::programs::Programs;
 use crate::say::say;
 use crate::stage::Tally;
@@ -14,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 const TABLE: &str = "docs/programs.md";
-const REMEDY: &str = "if the change is meant, run `cargo xtask verify --update` and commit the table";
+const REMEDY: &str = "if the change is meant, run `cargo xtask verify --update` and commit the tables";
 
 /// What `injector programs --json` says of one program.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -37,6 +38,8 @@ type Counts = BTreeMap<String, BTreeMap<String, u64>>;
 struct Found {
     counts: Counts,
     kinds: BTreeMap<String, String>,
+    /// What can be done to operations, by kernel.
+    operations: Vec<(Series, Vec<operations::Row>)>,
     loads: u64,
     problems: Vec<String>,
 }
@@ -76,7 +79,7 @@ pub(crate) fn command(update: bool) -> Result<()> {
     if tally.failed == 0 { Ok(()) } else { bail!("verify failed") }
 }
 
-/// Loads everywhere, compares or rewrites the table, says every problem, and counts loads.
+/// Loads everywhere, compares or rewrites the tables, says every problem, and counts loads.
 fn verify(programs: &Programs, update: bool) -> Result<Tally> {
     let kernels =
         Series::ALL.into_iter().map(|series| kernels::get(series, false)).collect::<Result<Vec<_>>>()?;
@@ -96,24 +99,34 @@ pub(crate) fn verify_runs(programs: &Programs, runs: &[Run], update: bool) -> Re
     found.add("this machine", false, parse(&text)?);
     for run in runs {
         let name = run.kernel.series.name();
-        match parse(&data_of(&run.output)) {
+        let data = data_of(&run.output);
+        match parse(&data) {
             Ok(programs) => found.add(name, true, programs),
+            Err(error) => found.problems.push(format!("{name}: {error:#}")),
+        }
+        match operations::parse(&data) {
+            Ok(rows) => found.operations.push((run.kernel.series, rows)),
             Err(error) => found.problems.push(format!("{name}: {error:#}")),
         }
     }
     conclude(found, &runs.iter().map(|run| run.kernel.clone()).collect::<Vec<_>>(), update)
 }
 
-/// Holds what was found against the table, or writes it.
+/// Holds what was found against the tables, or writes them.
 fn conclude(mut found: Found, kernels: &[Kernel], update: bool) -> Result<Tally> {
-    let path = workspace::root().join(TABLE);
+    let operations = operations::render(&found.operations);
     if update && found.problems.is_empty() {
-        std::fs::write(&path, render(&found, kernels)).with_context(|| format!("cannot write {TABLE}"))?;
-        say!("wrote {TABLE}");
+        for (name, text) in [(TABLE, render(&found, kernels)), (operations::TABLE, operations)] {
+            std::fs::write(workspace::root().join(name), text)
+                .with_context(|| format!("cannot write {name}"))?;
+            say!("wrote {name}");
+        }
     } else {
-        let committed = std::fs::read_to_string(&path).unwrap_or_default();
-        let differences = compare(&read_table(&committed), &found.counts);
+        let committed = |name| std::fs::read_to_string(workspace::root().join(name)).unwrap_or_default();
+        let differences = compare(&read_table(&committed(TABLE)), &found.counts);
         found.problems.extend(differences);
+        let difference = operations::compare(&committed(operations::TABLE), &operations);
+        found.problems.extend(difference.map(|words| format!("{words}: {REMEDY}")));
     }
     for problem in &found.problems {
         say!("error: {problem}");

@@ -10,7 +10,7 @@ use super::exit::{Exit, Failure};
 use super::experiments;
 use super::output::Output;
 use crate::engine::{
-    EngineError, check_capabilities, departure_queue, filters, rungs, tc_rung, way_round,
+    EngineError, check_capabilities, departure_queue, filters, survey, tc_rung, way_round,
     way_round_of_cgroups,
 };
 use crate::host::cgroup::{Hierarchy, Mode};
@@ -48,9 +48,13 @@ pub(super) fn run(output: &Output) -> Result<Exit, Failure> {
     let able = !rows.iter().any(|row| row.needed && !row.fact.is_yes());
     let queue = departures();
     // What keeps packets back takes more than the others do.
-    let rungs = rungs();
+    let survey = survey();
+    let (rungs, operations) = match &survey {
+        Ok((rungs, operations)) => (Ok(rungs), &operations[..]),
+        Err(error) => (Err(error), &[][..]),
+    };
     let controllers = Hierarchy::find().and_then(|hierarchy| hierarchy.controllers()).unwrap_or_default();
-    let has = |rung: fn(&Rungs) -> &Tried| rungs.as_ref().is_ok_and(|rungs| rung(rungs).is_ok());
+    let has = |rung: fn(&Rungs) -> &Tried| rungs.is_ok_and(|rungs| rung(rungs).is_ok());
     let lets = |kind: &dyn Kind| match kind.strikes() {
         Strikes::Packets => queue.fact.is_yes() || !kind.keeps_back(),
         Strikes::Processes => true,
@@ -70,10 +74,11 @@ pub(super) fn run(output: &Output) -> Result<Exit, Failure> {
     rows.push(arrivals("ifb", way_round(), "by which what arrives gets there"));
     let of_cgroups = way_round_of_cgroups();
     rows.push(arrivals("ifb by socket", of_cgroups, "by which what arrives at a cgroup gets there"));
-    rows.extend(functions(&rungs));
+    rows.extend(functions(rungs));
     if output.json {
-        output
-            .object(&json!({ "kernel": facts.kernel_release, "able": able, "facts": rows, "kinds": kinds }));
+        output.object(&json!({
+            "kernel": facts.kernel_release, "able": able, "facts": rows, "kinds": kinds, "operations": operations,
+        }));
     } else {
         output.data(&as_text(&facts.kernel_release, &rows, [&kinds, &lacking], output.stdout_colour()));
     }
@@ -230,9 +235,9 @@ const WAYS: [Way; 7] = [
 ];
 
 /// What decides over operations.
-fn functions(rungs: &Result<Rungs, EngineError>) -> Vec<Row> {
+fn functions(rungs: Result<&Rungs, &EngineError>) -> Vec<Row> {
     let row = |(name, rung, what, remedy): Way| {
-        let fact = match rungs.as_ref().map(rung) {
+        let fact = match rungs.map(rung) {
             Ok(Ok(())) => Fact::Yes(what.to_owned()),
             // Each says its own name for the errors of plans.
             Ok(Err(why)) => Fact::No(why.split_once(": ").map_or(why.as_str(), |(_, rest)| rest).to_owned()),

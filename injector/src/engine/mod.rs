@@ -35,7 +35,7 @@ mod xdp;
 
 pub use drive::{Ending, SCAN_INTERVAL, drive};
 pub use error::EngineError;
-pub use operations::rungs;
+pub use operations::survey;
 pub use prepare::{Options, Prepared, TargetPlan, check_capabilities, prepare};
 pub use probe::{departure_queue, filters, tc_rung, way_round, way_round_of_cgroups};
 pub use session::Session;

@@ -15,7 +15,7 @@ use crate::kernel::functions::{Function, Mechanism};
 use crate::kernel::{Image, Kernel, KernelError};
 use crate::plan::PlannedFault;
 use crate::plan::operations::{
-    self, END_PROGRAM, LSM_TRIAL, Ladder, Rungs, SECURITY_TRIAL, SLEEP_TRIAL, TRIAL_PROGRAM,
+    self, END_PROGRAM, LSM_TRIAL, Ladder, Row, Rungs, SECURITY_TRIAL, SLEEP_TRIAL, TRIAL_PROGRAM,
 };
 use crate::scenario::Scenario;
 
@@ -50,9 +50,13 @@ pub(super) fn choose(
     Ok(())
 }
 
-/// Tries the mechanisms.
-pub fn rungs() -> Result<Rungs, EngineError> {
-    Ok(try_all(&mut trial_kernel()?))
+/// Tries the mechanisms, and says what can be done by them to each operation.
+pub fn survey() -> Result<(Rungs, Vec<Row>), EngineError> {
+    let mut kernel = trial_kernel()?;
+    let rungs = try_all(&mut kernel);
+    let functions = kernel.functions()?;
+    let rows = operations::matrix(&Ladder { rungs: &rungs, has: &|name| functions.has(name) });
+    Ok((rungs, rows))
 }
 
 fn trial_kernel() -> Result<Kernel, EngineError> {

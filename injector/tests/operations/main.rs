@@ -1,9 +1,10 @@
 //! Operations that fail: the built `injector` on real programs, on every kernel, since what a kernel lets fail differs.
 //!
 //! `victim` is a Python process that does each operation once by libc; `matrix` has all operations, `paths` says which files are meant,
-//! `often` which of several calls, `databases` what SQLite and PostgreSQL make of it. `delays` are operations that take longer, `sleepers` what
-//! ends that; `harms` are those that are lost, come back wrong, or end their process, `full` those that fail from some time on, `uncertain` what is told of the clock. Everything
-//! about packets is in the end-to-end tests.
+//! `often` which of several calls, `nth` that it is exact on real file systems, `databases` what SQLite and PostgreSQL make of it. `delays` are
+//! operations that take longer, `sleepers` what ends that; `harms` are those that are lost, come back wrong, or end their process, `full` those that fail from some time on;
+//! `uring` is what comes by rings, libaio and splices; `uncertain` what is told of the clock; `fuzz` is all of it at random. Everything about
+//! packets is in the end-to-end tests.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,12 +18,15 @@ mod support;
 mod databases;
 mod delays;
 mod full;
+mod fuzz;
 mod harms;
 mod matrix;
+mod nth;
 mod often;
 mod paths;
 mod sleepers;
 mod uncertain;
+mod uring;
 mod victim;
 
 use std::io::Write as _;

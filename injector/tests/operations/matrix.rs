@@ -10,11 +10,11 @@ use crate::{changes_syscalls, is_able};
 const WITH_PATH: &str = "read write open create rename unlink mkdir rmdir link symlink mknod truncate fallocate chmod chown \
                          stat readdir mmap ioctl lock fcntl exec";
 /// Those that have none.
-const WITHOUT_PATH: &str = "setxattr getxattr listxattr removexattr fork socket connect bind listen accept send recv shutdown \
+pub(crate) const WITHOUT_PATH: &str = "setxattr getxattr listxattr removexattr fork socket connect bind listen accept send recv shutdown \
                             setsockopt getsockopt";
 /// The same, where only the function of the system call can be had.
 const BY_SYSCALL: &str = "fsync fdatasync sync_file_range syncfs close";
-const BY_SYSCALL_WITHOUT_PATH: &str = "msync";
+pub(crate) const BY_SYSCALL_WITHOUT_PATH: &str = "msync";
 
 const EINTR: i32 = 4;
 const EIO: i32 = 5;

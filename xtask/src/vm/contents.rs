@@ -24,6 +24,8 @@ pub(super) const TOOLS: &[&str] = &[
     "kill",
     "env",
     "mount",
+    "mkfs.ext4",
+    "mkfs.xfs",
     "umount",
     "true",
     "false",

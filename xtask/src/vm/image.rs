@@ -5,7 +5,7 @@ use super::archive::Archive;
 use super::contents::{DATA, GROUP, OPTIONAL_TOOLS, PASSWD, PYTHON_LEFT_OUT, TOOLS};
 use super::init;
 use super::kernels::Kernel;
-use super::modules::{self, WANTED};
+use super::modules::{self, WANTED, WHERE_THERE};
 use crate::process;
 use anyhow::{Context as _, Result, bail};
 use std::fmt::Write as _;
@@ -173,7 +173,11 @@ impl Image {
             let path = kernel.modules.join(name);
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
         };
-        let order = match modules::load_order(&read("modules.dep")?, &read("modules.builtin")?, &WANTED) {
+        let (dep, builtin) = (read("modules.dep")?, read("modules.builtin")?);
+        let mut wanted = WHERE_THERE.to_vec();
+        wanted.retain(|name| modules::load_order(&dep, &builtin, &[*name]).is_ok());
+        wanted.extend(WANTED);
+        let order = match modules::load_order(&dep, &builtin, &wanted) {
             Ok(order) => order,
             Err(missing) => bail!("{} lacks the modules {}", kernel.release, missing.join(", ")),
         };

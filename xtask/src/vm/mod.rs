@@ -152,9 +152,11 @@ impl Job {
     }
 }
 
-/// Prints what `injector programs` says as data; what it says there is looked at by the host.
+/// Prints what `injector programs` and `injector doctor` say as data; what they say there is looked at by the host.
 fn programs_script() -> String {
-    format!("{GUEST_INJECTOR} -v programs --json | sed 's/^/{}/'", console::DATA_MARKER)
+    let said =
+        |command: &str| format!("{GUEST_INJECTOR} {command} --json | sed 's/^/{}/'", console::DATA_MARKER);
+    format!("{}\n{}", said("-v programs"), said("doctor"))
 }
 
 /// Runs a test program.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What tests may need: queueing disciplines, classifiers, virtual devices, congestion control, socket
 /// listings (`ss` asks the `*_diag` modules), file systems.
-pub(crate) const WANTED: [&str; 37] = [
+pub(crate) const WANTED: [&str; 40] = [
     "sch_fq",
     "sch_fq_codel",
     "sch_netem",
@@ -38,11 +38,18 @@ pub(crate) const WANTED: [&str; 37] = [
     "netlink_diag",
     "fuse",
     "overlay",
+    "loop",
+    "ext4",
+    "xfs",
     "virtio_pci",
     "virtio_net",
     "virtio_blk",
     "virtio_rng",
 ];
+
+/// What `modules.dep` does not say that ext4 and xfs need: the checksum that they ask the kernel's cryptography for. It is loaded before
+/// them. New kernels have it built in, and no such module.
+pub(crate) const WHERE_THERE: [&str; 1] = ["crc32c_generic"];
 
 /// Parameters that keep a module from making devices of its own when it is loaded.
 const PARAMETERS: [(&str, &str); 2] = [("dummy", "numdummies=0"), ("ifb", "numifbs=0")];

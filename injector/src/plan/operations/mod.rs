@@ -4,6 +4,7 @@
 //! as a [`Ladder`]. Nothing else can be named: what a scenario makes fail is on the lists here, since an error from other hooks of the kernel
 //! breaks it (`xfrm_decode_session` panics).
 
+mod matrix;
 mod subject;
 mod tables;
 
@@ -11,6 +12,7 @@ use std::collections::BTreeSet;
 
 use injector_common::operation as border;
 
+pub use matrix::{Cell, Row, matrix};
 pub(super) use subject::lay_out;
 use tables::{
     CALLS, CLOCK_PROGRAMS, DECIDE_PROGRAM, HOOKS, Hook, LOST_PROGRAM, NAP_PROGRAM, OPERATION_BITS,

@@ -136,6 +136,23 @@ fn every_operation_has_a_hook_or_a_system_call_of_its_name() {
 }
 
 #[test]
+fn the_matrix_has_each_operation_with_its_mechanism_or_the_reason() {
+    let rungs = Rungs { syscall: no("EINVAL"), ..all() };
+    let rows = matrix(&Ladder { rungs: &rungs, has: &|_| true });
+    let of = |name: &str| rows.iter().find(|row| row.operation == name).unwrap();
+    assert_eq!(rows.len(), border::NAMES.len());
+    assert_eq!(of("write").error, Cell::By("lsm file_permission".to_owned()));
+    assert_eq!(of("write").lost, Cell::By("fmod_ret security_file_permission".to_owned()));
+    assert_eq!(of("fsync").error, Cell::Refused("EINVAL".to_owned()));
+    assert_eq!(of("open").delay, Cell::By("lsm.s file_open".to_owned()));
+    assert!(matches!(of("rename").delay, Cell::Never(_)) && matches!(of("write").corrupt, Cell::Never(_)));
+    // As it crosses to who keeps the table.
+    let json = serde_json::to_value(of("read")).unwrap();
+    assert_eq!(json["corrupt"]["by"], "fexit __x64_sys_pread64 + fexit __x64_sys_read");
+    assert_eq!(json["lost"]["never"], "only what write(2) and pwrite(2) write can be lost");
+}
+
+#[test]
 fn subjects_hold_bits_and_patterns() {
     let meant = Operations {
         operations: vec![border::WRITE, border::FALLOCATE],
