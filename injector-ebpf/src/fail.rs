@@ -25,20 +25,9 @@ use crate::calls::may_sleep;
 use crate::maps::{QUANTILES, RULES, SUBJECTS, needs, offset};
 use crate::memory::{FaultMemory, blur};
 use crate::nap::sleep_until;
+use crate::object::Done;
 use crate::path::{Path, field, half, word};
 use crate::task::{count, count_missed, record};
-
-/// An operation as its hook has it.
-pub(crate) struct Done {
-    /// One of the places of [`injector_common::operation`].
-    pub(crate) place: u32,
-    pub(crate) operation: u32,
-    pub(crate) syscall: u32,
-    /// `S_IFMT >> 12` of what it is done to.
-    pub(crate) kind: u32,
-    /// Mounts and dentries of its one or two names; 0 is none.
-    pub(crate) names: [(u64, u64); 2],
-}
 
 /// What the rules make of an operation.
 #[repr(C)]

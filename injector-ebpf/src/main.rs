@@ -61,6 +61,8 @@ mod memory;
 #[cfg(target_arch = "bpf")]
 mod nap;
 #[cfg(target_arch = "bpf")]
+mod object;
+#[cfg(target_arch = "bpf")]
 mod operation;
 #[cfg(target_arch = "bpf")]
 mod parse;

@@ -8,9 +8,9 @@ use aya_ebpf::helpers::generated::{
 use injector_common::draw;
 use injector_common::operation::{self as op, NONE};
 
-use crate::fail::{Done, fate_of};
+use crate::fail::fate_of;
 use crate::maps::offset;
-use crate::operation::{KIND_SOCKET, of_descriptor, operation_of};
+use crate::object::{Done, KIND_SOCKET, of_descriptor, operation_of};
 use crate::path::{field, word};
 use crate::strike::armed;
 use crate::task::rules_of_task;

@@ -12,8 +12,9 @@ use injector_common::treatment::{
     TREAT_ESTIMATED_ERROR, TREAT_MAX_ERROR, TREAT_SYNCHRONISED, TREAT_UNSYNCHRONISED,
 };
 
-use crate::fail::{Done, fate_of};
+use crate::fail::fate_of;
 use crate::maps::offset;
+use crate::object::Done;
 use crate::path::{field, half, word};
 use crate::strike::armed;
 use crate::task::rules_of_task;
