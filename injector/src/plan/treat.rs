@@ -75,6 +75,8 @@ fn harmed(plain: Treatment, harm: &Harm) -> (u32, Treatment) {
             let flags = if offset.is_some() { treat::TREAT_OFFSET } else { 0 };
             (border::ACTION_ROT, Treatment { flags, bits: *bits, offset: offset.unwrap_or(0), ..plain })
         }
+        // The kernel half has no part in it.
+        Harm::Short(_) => (0, plain),
     }
 }
 
