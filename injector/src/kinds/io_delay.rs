@@ -25,8 +25,9 @@ impl Kind for IoDelay {
     }
 
     fn keys(&self) -> &'static [Key] {
-        static KEYS: LazyLock<Vec<Key>> =
-            LazyLock::new(|| [OperationsTable::KEYS, TimesTable::KEYS, FilesTable::KEYS, FallbackTable::KEYS].concat());
+        static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
+            [OperationsTable::KEYS, TimesTable::KEYS, FilesTable::KEYS, FallbackTable::KEYS].concat()
+        });
         &KEYS
     }
 

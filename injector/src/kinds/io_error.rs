@@ -38,8 +38,9 @@ impl Kind for IoError {
     }
 
     fn keys(&self) -> &'static [Key] {
-        static KEYS: LazyLock<Vec<Key>> =
-            LazyLock::new(|| [OperationsTable::KEYS, FailureTable::KEYS, FilesTable::KEYS, FallbackTable::KEYS].concat());
+        static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
+            [OperationsTable::KEYS, FailureTable::KEYS, FilesTable::KEYS, FallbackTable::KEYS].concat()
+        });
         &KEYS
     }
 

@@ -11,9 +11,7 @@ use super::{Kind, Strikes};
 use crate::scenario::operation::OperationName;
 use crate::scenario::quantity::Bytes;
 use crate::scenario::read::{OneOrMany, Spanned, Table as _, table};
-use crate::scenario::{
-    Effect, Errors, FaultTable, Harm, Key, Meant, OperationFault, P32, Reader, Share,
-};
+use crate::scenario::{Effect, Errors, FaultTable, Harm, Key, Meant, OperationFault, P32, Reader, Share};
 
 /// See the module.
 pub(super) struct IoShort;

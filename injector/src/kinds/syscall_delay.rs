@@ -38,7 +38,11 @@ impl Kind for SyscallDelay {
         }
         let calls = meant::syscalls(&table)?;
         let harm = Harm::Delay(times::read(&times, own, errors)?);
-        Some(Effect::Operations(OperationFault { meant: Meant::Syscalls(calls), harm, fallback: fallback.fallback.map(|given| given.value) }))
+        Some(Effect::Operations(OperationFault {
+            meant: Meant::Syscalls(calls),
+            harm,
+            fallback: fallback.fallback.map(|given| given.value),
+        }))
     }
 
     fn check(&self, _effect: &Effect, fault: &FaultTable, errors: &mut Errors) {

@@ -16,6 +16,7 @@ mod support;
 
 mod databases;
 mod delays;
+mod fallback;
 mod full;
 mod harms;
 mod matrix;

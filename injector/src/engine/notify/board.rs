@@ -79,14 +79,16 @@ impl Board {
     /// Where a receiver has its call.
     pub(super) fn place(&self, receiver: usize) -> *mut libc::seccomp_notif {
         // SAFETY: the mapping lasts as long as `self`, and the remainder keeps it inside.
-        unsafe { (&raw mut (*self.layout.as_ptr()).received).cast::<libc::seccomp_notif>().add(receiver % RECEIVERS) }
+        unsafe {
+            (&raw mut (*self.layout.as_ptr()).received)
+                .cast::<libc::seccomp_notif>()
+                .add(receiver % RECEIVERS)
+        }
     }
 
     /// Keeps a call, so that the place of its receiver is free again; `None` if there is no room.
     pub(super) fn keep(&self, id: u64) -> Option<Place> {
-        let take = |kept: &Kept| {
-            kept.id.compare_exchange(0, id, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        };
+        let take = |kept: &Kept| kept.id.compare_exchange(0, id, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         self.kept().iter().position(take).map(Place)
     }
 
@@ -151,8 +153,7 @@ mod tests {
         unsafe { (*board.place(2)).id = 10 };
         board.note(two, Answer::Return(0));
         board.note(three, Answer::Fail(32));
-        let all =
-            [(7, Answer::GoOn), (8, Answer::Return(0)), (9, Answer::Fail(32)), (10, Answer::GoOn)];
+        let all = [(7, Answer::GoOn), (8, Answer::Return(0)), (9, Answer::Fail(32)), (10, Answer::GoOn)];
         assert_eq!(other.waiting(), all);
         board.forget(one);
         board.forget(two);

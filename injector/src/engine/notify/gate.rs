@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
-use nix::fcntl::OFlag;
 use nix::unistd::{pipe2, write};
 
 use super::listener::{Listener, install};
@@ -174,7 +174,8 @@ pub(super) fn descriptor_of(pid: i32, number: i32) -> Result<OwnedFd, NotTaken> 
     let failed = |step| move |errno: Errno| NotTaken { step, source: errno.into() };
     // SAFETY: plain system calls; what they return is a new descriptor of this process.
     unsafe {
-        let process = Errno::result(libc::syscall(libc::SYS_pidfd_open, pid, 0)).map_err(failed("pidfd_open"))?;
+        let process =
+            Errno::result(libc::syscall(libc::SYS_pidfd_open, pid, 0)).map_err(failed("pidfd_open"))?;
         let process = OwnedFd::from_raw_fd(process as i32);
         let taken = libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0);
         let taken = Errno::result(taken).map_err(failed("pidfd_getfd"))?;

@@ -68,10 +68,8 @@ pub fn keep(within: Duration) -> io::Result<()> {
     let deadline = Instant::now() + within;
     let is_left = loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let mut files = [
-            PollFd::new(line.as_fd(), PollFlags::POLLIN),
-            PollFd::new(listener.as_fd(), PollFlags::empty()),
-        ];
+        let mut files =
+            [PollFd::new(line.as_fd(), PollFlags::POLLIN), PollFd::new(listener.as_fd(), PollFlags::empty())];
         match ppoll(&mut files, Some(TimeSpec::from_duration(left)), None) {
             Ok(0) => break true,
             Err(Errno::EINTR) => continue,

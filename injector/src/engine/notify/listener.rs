@@ -40,9 +40,7 @@ pub(super) fn install(filter: &[libc::sock_filter]) -> io::Result<i32> {
     let plain = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
     let install = |flags: libc::c_ulong| {
         // SAFETY: the kernel reads the program, which lives until the call returns.
-        unsafe {
-            libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
-        }
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) }
     };
     // From 5.19 on: a call whose decision is under way is not given up for a signal, and then made and decided anew.
     let mut made = install(plain | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV);

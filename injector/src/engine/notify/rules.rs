@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use injector_common::decide::{Memory, Outcome, Word, decide_or_stay, free, stay, stays};
 use injector_common::distribution::{Quantiles, quantile};
+use injector_common::draw;
 use injector_common::glob;
 use injector_common::layout::Counters;
 use injector_common::operation::{
@@ -12,7 +13,6 @@ use injector_common::operation::{
 };
 use injector_common::packet::{CLASSES, Packet};
 use injector_common::treatment::TREAT_DISTRIBUTED;
-use injector_common::draw;
 
 use crate::plan::operations::notified::{Deed, NotifiedRule, deeds_of};
 use crate::scenario::Harm;

@@ -147,7 +147,8 @@ impl Server {
     fn next(self: &Arc<Self>, receiver: usize) -> Option<(Waiting, u64)> {
         loop {
             let soonest_ns = self.end_naps();
-            let left = soonest_ns.map(|at_ns| TimeSpec::from_duration(Duration::from_nanos(at_ns.saturating_sub(now_ns()))));
+            let left = soonest_ns
+                .map(|at_ns| TimeSpec::from_duration(Duration::from_nanos(at_ns.saturating_sub(now_ns()))));
             let mut files = [
                 PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
@@ -257,7 +258,8 @@ impl Server {
         if self.has_begun.load(Ordering::Acquire) {
             return true;
         }
-        let program = |of: &str| stat(&*format!("/proc/{of}/exe")).ok().map(|stat| (stat.st_dev, stat.st_ino));
+        let program =
+            |of: &str| stat(&*format!("/proc/{of}/exe")).ok().map(|stat| (stat.st_dev, stat.st_ino));
         let is_other = program(&call.thread.to_string()) != program("self");
         if is_other {
             self.begin();

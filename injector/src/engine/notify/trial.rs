@@ -38,9 +38,8 @@ pub(in crate::engine) fn trial() -> Result<(), String> {
             unsafe { libc::_exit(i32::from(!is_answered)) }
         }
         ForkResult::Parent { child } => {
-            let tried = answer_one(&door).map_err(|error| {
-                format!("{}: {}", error.step, crate::errno::name_of(&error.source))
-            });
+            let tried = answer_one(&door)
+                .map_err(|error| format!("{}: {}", error.step, crate::errno::name_of(&error.source)));
             if tried.is_err() {
                 gate::end(child.as_raw());
             }

@@ -210,7 +210,9 @@ fn at_syscalls(names: &[&str], harm: &Harm, ladder: &Ladder<'_>) -> Found {
         Harm::Delay(_) => (&rungs.syscall_sleep, &[DECIDE, (Mechanism::Syscall, NAP_PROGRAM, true), REST]),
         Harm::Signal(_) => (&rungs.entry, &[(Mechanism::Entry, SYSCALL_PROGRAM, false)]),
         Harm::Corrupt { .. } => (&rungs.end, &[(Mechanism::Exit, END_PROGRAM, false)]),
-        Harm::Error(_) | Harm::Lost | Harm::Short(_) => (&rungs.syscall, &[(Mechanism::Syscall, SYSCALL_PROGRAM, false)]),
+        Harm::Error(_) | Harm::Lost | Harm::Short(_) => {
+            (&rungs.syscall, &[(Mechanism::Syscall, SYSCALL_PROGRAM, false)])
+        }
     };
     rung.clone()?;
     let functions = names.iter().map(|name| syscall_function(name)).filter(|name| (ladder.has)(name));

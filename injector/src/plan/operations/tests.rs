@@ -146,7 +146,8 @@ fn subjects_hold_bits_and_patterns() {
     };
     let bits = 1 << border::WRITE | 1 << border::FALLOCATE;
     let stays = Failure { errno: 28, stays: false, frees: true };
-    let fault = |harm| subject(&OperationFault { meant: Meant::Operations(meant.clone()), harm, fallback: None });
+    let fault =
+        |harm| subject(&OperationFault { meant: Meant::Operations(meant.clone()), harm, fallback: None });
     let full = fault(Harm::Error(stays));
     assert_eq!(full.operations, [bits, 0, 0, 0]);
     assert_eq!(fault(Harm::Delay(TEN_MS)).operations, [0, bits, 0, 0]);

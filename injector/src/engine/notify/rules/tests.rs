@@ -104,7 +104,10 @@ fn system_calls_are_known_by_their_names() {
 
 #[test]
 fn what_would_not_become_shorter_is_not_counted() {
-    let rules = rules(&[fault("kind = \"io.short\"\nbytes = \"4B\""), fault("kind = \"io.short\"\nfraction = \"50%\"")].concat());
+    let rules = rules(
+        &[fault("kind = \"io.short\"\nbytes = \"4B\""), fault("kind = \"io.short\"\nfraction = \"50%\"")]
+            .concat(),
+    );
     let moves = |name, asked| rules.decide(&Made { asked, ..made(name) }, 0).moves;
     assert_eq!(moves("read", Some(100)), Some(4));
     assert_eq!(moves("write", Some(6)), Some(3));
@@ -137,7 +140,9 @@ fn windows_and_seeds_are_those_of_the_kernel_half() {
 
 #[test]
 fn a_disk_that_is_full_stays_so_until_room_is_made() {
-    let rules = rules(&fault("kind = \"io.error\"\noperations = \"write\"\nerrno = \"ENOSPC\"\nnth = \"2\"\nfrees = true"));
+    let rules = rules(&fault(
+        "kind = \"io.error\"\noperations = \"write\"\nerrno = \"ENOSPC\"\nnth = \"2\"\nfrees = true",
+    ));
     let errno = |name| rules.decide(&made(name), 0).errno;
     let calls = ["write", "write", "write", "unlink", "write", "write"];
     assert_eq!(calls.map(errno), [0, 28, 28, 0, 0, 28]);

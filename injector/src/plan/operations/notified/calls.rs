@@ -295,6 +295,5 @@ calls! {
 }
 
 /// The calls that move bytes between a file and memory of the process, of which somebody else can move fewer.
-pub(super) const MOVING: [&str; 10] = [
-    "read", "readv", "pread64", "preadv", "preadv2", "write", "writev", "pwrite64", "pwritev", "pwritev2",
-];
+pub(super) const MOVING: [&str; 10] =
+    ["read", "readv", "pread64", "preadv", "preadv2", "write", "writev", "pwrite64", "pwritev", "pwritev2"];

@@ -45,7 +45,8 @@ pub fn notified(effect: &Effect) -> Option<Vec<SyscallName>> {
     let mut calls: Vec<SyscallName> = match meant {
         Meant::Syscalls(calls) => calls.clone(),
         Meant::Operations(meant) => {
-            let does = |call: &&Call| call.deeds.iter().any(|deed| meant.operations.contains(&deed.operation));
+            let does =
+                |call: &&Call| call.deeds.iter().any(|deed| meant.operations.contains(&deed.operation));
             let moves = |call: &&Call| !matches!(harm, Harm::Short(_)) || calls::MOVING.contains(&call.name);
             CALLS.iter().filter(does).filter(moves).filter_map(|call| named(call.name)).collect()
         }
@@ -88,14 +89,7 @@ pub fn rules(scenario: &Scenario, seed: u64, world: &World) -> Result<Vec<Notifi
             _ => Vec::new(),
         };
         let operations = subject.operations.iter().fold(0, |bits, place| bits | place);
-        rules.push(NotifiedRule {
-            position,
-            rule,
-            subject,
-            operations,
-            harm: meant.harm.clone(),
-            quantiles,
-        });
+        rules.push(NotifiedRule { position, rule, subject, operations, harm: meant.harm.clone(), quantiles });
     }
     Ok(rules)
 }

@@ -3,8 +3,7 @@ use crate::scenario::{Failure, Operations, Share};
 
 fn asked(operations: &[u32], harm: Harm) -> Vec<&'static str> {
     let meant = Operations { operations: operations.to_vec(), ..Operations::default() };
-    let fault =
-        OperationFault { meant: Meant::Operations(meant), harm, fallback: Some(Fallback::Seccomp) };
+    let fault = OperationFault { meant: Meant::Operations(meant), harm, fallback: Some(Fallback::Seccomp) };
     notified(&Effect::Operations(fault)).unwrap().into_iter().map(|call| call.name).collect()
 }
 
