@@ -377,7 +377,10 @@ fn what_can_not_become_of_operations_is_refused_with_the_reason() {
         ("kind = \"io.short\"\nbytes = \"1B\"\nfraction = \"1%\"", "either `bytes` or `fraction`"),
         ("kind = \"io.short\"\nbytes = \"1B\"\noperations = \"fsync\"", "`fsync` moves no bytes"),
         ("kind = \"io.short\"\nbytes = \"1B\"\nfallback = \"secomp\"", "did you mean `seccomp`?"),
-        ("kind = \"io.short\"\nbytes = \"1B\"\nfallback = \"seccomp\"", "for the command that `injector run` starts"),
+        (
+            "kind = \"io.short\"\nbytes = \"1B\"\nfallback = \"seccomp\"",
+            "for the command that `injector run` starts",
+        ),
         (
             "kind = \"io.error\"\noperations = [\"write\", \"unlink\"]\nfrees = true",
             "`unlink` frees room, so with `frees` it never fails",

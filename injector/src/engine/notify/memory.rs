@@ -46,14 +46,14 @@ pub(super) fn read_text(pid: i32, address: u64) -> io::Result<Vec<u8>> {
         let piece = bytes.get(..read).unwrap_or_default();
         if let Some(end) = piece.iter().position(|byte| *byte == 0) {
             text.extend(piece.iter().take(end));
-            return Ok(text);
+            break;
         }
         if read == 0 {
             return Err(Errno::EFAULT.into());
         }
         text.extend(piece);
     }
-    Err(Errno::ENAMETOOLONG.into())
+    if text.len() < PATH_MAX { Ok(text) } else { Err(Errno::ENAMETOOLONG.into()) }
 }
 
 /// Pieces of memory, each by its address and its length.

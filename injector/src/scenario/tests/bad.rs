@@ -63,7 +63,7 @@ bad! {
     established_at_xdp: at_xdp("network.loss", "direction = \"ingress\"\nmatch = { protocol = \"tcp\", established = true }");
     command_false: with_fault("").replace("cgroup = \"/db\"", "command = false");
     unknown_kind: with_fault("").replace("network.loss", "network.los");
-    planned_kind: with_fault("operations = [\"fsync\"]").replace("network.loss", "io.short");
+    planned_kind: with_fault("operations = [\"fsync\"]").replace("network.loss", "clock.uncertainty");
     planned_when: with_fault("when = { after = \"wan\" }");
     planned_guard: with_fault("[[guard]]\ncommand = \"true\"");
     every_without_for: with_fault("when = { every = \"5s\" }");
@@ -117,7 +117,10 @@ fn what_is_not_built_yet_is_told_from_a_slip() {
         let json = read(&with_fault("").replace("network.loss", kind)).unwrap_err().to_json();
         json[0]["class"].clone()
     };
-    assert_eq!((class("io.short"), class("io.shrot")), ("not-in-this-version".into(), "invalid".into()));
+    assert_eq!(
+        (class("clock.uncertainty"), class("clock.uncertianty")),
+        ("not-in-this-version".into(), "invalid".into())
+    );
 }
 
 #[test]
