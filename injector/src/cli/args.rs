@@ -82,6 +82,12 @@ pub enum Command {
     /// End the naps of delayed operations; injector starts this by itself
     #[command(hide = true)]
     Sleeper,
+    /// Let the calls of a command go on whose controller has died; injector starts this by itself
+    #[command(hide = true)]
+    Keeper {
+        /// Milliseconds after which they go on in any case
+        within_ms: u64,
+    },
     /// Measure the programs by BPF_PROG_TEST_RUN
     #[command(hide = true)]
     Bench(Bench),

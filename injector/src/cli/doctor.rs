@@ -66,6 +66,7 @@ pub(super) fn run(output: &Output) -> Result<Exit, Failure> {
         Strikes::Syscalls => has(|rungs| &rungs.syscall),
         Strikes::SyscallDelays => has(|rungs| &rungs.syscall_sleep),
         Strikes::SyscallEntries => has(|rungs| &rungs.entry),
+        Strikes::Deputies => has(|rungs| &rungs.seccomp),
     };
     let (can, cannot): (Vec<&&dyn Kind>, Vec<_>) = KINDS.iter().partition(|kind| able && lets(**kind));
     let [kinds, lacking] =
@@ -199,7 +200,7 @@ fn arrivals(name: &str, way: Result<(), EngineError>, leads: &str) -> Row {
 /// A mechanism by which operations are struck: its name, itself, what is done by it, and the remedy where there is none.
 type Way = (&'static str, fn(&Rungs) -> &Tried, &'static str, &'static str);
 
-const WAYS: [Way; 7] = [
+const WAYS: [Way; 8] = [
     (
         "BPF LSM",
         |rungs| &rungs.lsm,
@@ -232,6 +233,12 @@ const WAYS: [Way; 7] = [
     ),
     ("fentry", |rungs| &rungs.entry, "by which system calls get a signal", "boot with lockdown=none"),
     ("fexit", |rungs| &rungs.end, "by which bits of what was read are flipped", "boot with lockdown=none"),
+    (
+        "seccomp notifications",
+        |rungs| &rungs.seccomp,
+        "by which `fallback = \"seccomp\"` decides over the calls of a command, and cuts reads and writes short",
+        "x86-64, and outside of containers whose seccomp profile forbids it",
+    ),
 ];
 
 /// What decides over operations.

@@ -123,7 +123,7 @@ impl Conduct<'_> {
             if let Some(fd) = ready_fd {
                 detach::say_ready(fd, session.id());
             }
-            launch.map(|launch| launch.spawn(session.run_leaf())).transpose()
+            launch.map(|launch| launch.spawn(session)).transpose()
         }));
         let ended = session.end();
         let mut report = session.report(ending.outcome, ending.exit_status)?;

@@ -91,6 +91,12 @@ pub(super) fn sleeper() -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// Answers notified calls, see [`engine::keep_answering`].
+pub(super) fn keeper(within_ms: u64) -> Result<Exit, Failure> {
+    engine::keep_answering(Duration::from_millis(within_ms)).map_err(engine::EngineError::Runtime)?;
+    Ok(Exit::Done)
+}
+
 pub(super) fn clean(output: &Output) -> Result<Exit, Failure> {
     let report = journal::clean(&Store::open_default()?)?;
     if output.json {

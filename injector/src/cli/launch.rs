@@ -9,7 +9,7 @@ use nix::unistd::{Gid, Uid, User, getgrouplist, setgid, setgroups, setuid, write
 use tokio::process::{Child, Command};
 
 use super::exit::{Exit, Failure};
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Passage, Session};
 use crate::host::cgroup::{Cgroup, Hierarchy};
 use crate::host::facts::operator;
 
@@ -45,12 +45,13 @@ impl Launch {
         Ok(Self { command: command.to_vec(), identity })
     }
 
-    /// Starts the command in the cgroup.
-    pub(super) fn spawn(self, leaf: Option<&Cgroup>) -> Result<Child, EngineError> {
+    /// Starts the command in the cgroup of the session, under its filter if it has one.
+    pub(super) fn spawn(self, session: &Session) -> Result<Child, EngineError> {
         let Some((program, arguments)) = self.command.split_first() else {
             return Err(EngineError::Runtime(io::ErrorKind::InvalidInput.into()));
         };
-        let entrance = leaf.map(open_entrance).transpose()?;
+        let entrance = session.run_leaf().map(open_entrance).transpose()?;
+        let (gate, passage) = session.open_gate()?.unzip();
         let mut command = Command::new(program);
         command.args(arguments);
         if let Some(identity) = &self.identity {
@@ -64,11 +65,17 @@ impl Launch {
                 if let Some(entrance) = &entrance {
                     write(entrance.as_fd(), b"0")?;
                 }
+                // While it is root: others would have to give up what set-user-ID programs gain.
+                if let Some(gate) = &gate {
+                    gate.pass()?;
+                }
                 identity.as_ref().map_or(Ok(()), Identity::assume)
             });
         }
-        command
-            .spawn()
+        let spawned = command.spawn();
+        // What kept it from its filter is the cause, and that it could not be started follows.
+        passage.map(Passage::end).transpose()?;
+        spawned
             .map_err(|source| EngineError::Spawn { command: program.to_string_lossy().into_owned(), source })
     }
 }

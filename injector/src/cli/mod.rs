@@ -82,6 +82,7 @@ fn dispatch(command: Command, output: &Output) -> Result<Exit, Failure> {
         Command::Programs => generate::programs(output),
         Command::Watch { id, within_ms } => experiments::watch(&id, within_ms),
         Command::Sleeper => experiments::sleeper(),
+        Command::Keeper { within_ms } => experiments::keeper(within_ms),
         Command::Bench(command) => bench::run(&command, output),
     }
 }

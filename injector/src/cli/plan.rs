@@ -218,7 +218,7 @@ fn way(fault: &PlannedFault) -> &'static str {
     if fault.hooks.iter().any(|hook| Hook::CALLS.contains(hook)) {
         return "calls";
     }
-    if !fault.functions.is_empty() {
+    if !fault.functions.is_empty() || !fault.notified.is_empty() {
         return "operations";
     }
     let strikes = kinds::find(fault.kind).map(kinds::Kind::strikes);

@@ -37,6 +37,7 @@ pub(super) fn world(
         spared_ports: prepared.spared_ports.clone(),
         spared_addresses: prepared.spared_addresses.clone(),
         trace: prepared.options.trace,
+        notified: operations::notified::positions(&prepared.faults),
     }
 }
 

@@ -99,6 +99,17 @@ pub enum EngineError {
         what: Vec<String>,
         /// Why not, in the kernel's words.
         why: String,
+        /// Whether the notifications of seccomp could have it, were they asked for.
+        could_fall_back: bool,
+    },
+    /// The command could not be put under its filter.
+    #[error("the command could not be put under its seccomp filter, {step}: {}", name_of(.source))]
+    Notify {
+        /// What failed.
+        step: &'static str,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
     },
     /// Nothing can sleep.
     #[error("operations can't be delayed here: {detail}")]
@@ -242,6 +253,12 @@ impl EngineError {
             Self::NoFq => "load the module (`modprobe sch_fq`), or use a kernel with CONFIG_NET_SCH_FQ",
             Self::NoIfb { .. } => {
                 "load the modules (`modprobe -a ifb act_mirred act_gact cls_matchall cls_bpf sch_ingress`), or keep packets back on the side that sends them"
+            }
+            Self::NoOperation { could_fall_back: true, .. } => {
+                "`fallback = \"seccomp\"` in the fault has it for the command, by notifications that cost about 0.1 ms for each of its calls; `injector doctor` says which mechanisms there are"
+            }
+            Self::Notify { .. } => {
+                "the command was ended; `injector doctor` tries the same. In a container its own seccomp profile may be in the way"
             }
             Self::NoOperation { .. } => {
                 "`injector doctor` says which mechanisms there are: without lockdown (`lockdown=none`) operations fail by the BPF LSM or fmod_ret, and system calls by their names from about Linux 7.0 on"

@@ -10,14 +10,14 @@ use injector_common::rule::{ACTION_ROT, Rule};
 use nix::unistd::{getpgid, getpid};
 
 use super::error::EngineError;
-use super::sleep;
+use super::{notify, sleep};
 use crate::kernel::functions::{Function, Mechanism};
 use crate::kernel::{Image, Kernel, KernelError};
 use crate::plan::PlannedFault;
 use crate::plan::operations::{
-    self, END_PROGRAM, LSM_TRIAL, Ladder, Row, Rungs, SECURITY_TRIAL, SLEEP_TRIAL, TRIAL_PROGRAM,
+    self, END_PROGRAM, LSM_TRIAL, Ladder, Row, Rungs, SECURITY_TRIAL, SLEEP_TRIAL, TRIAL_PROGRAM, Way,
 };
-use crate::scenario::Scenario;
+use crate::scenario::{Fault, Scenario, Selector};
 
 /// The active LSMs, where securityfs is mounted.
 const ACTIVE: &str = "/sys/kernel/security/lsm";
@@ -42,12 +42,42 @@ pub(super) fn choose(
     let functions = kernel.functions()?;
     let ladder = Ladder { rungs: &rungs, has: &|name| functions.has(name) };
     for (fault, planned) in scenario.faults.iter().zip(faults) {
-        planned.functions = operations::functions(&fault.effect, &ladder).map_err(|missing| {
-            EngineError::NoOperation { fault: fault.id.clone(), what: missing.what, why: missing.why }
+        let way = operations::way(&fault.effect, &ladder).map_err(|missing| EngineError::NoOperation {
+            fault: fault.id.clone(),
+            what: missing.what,
+            why: missing.why,
+            could_fall_back: operations::could_fall_back(&fault.effect) && is_of_command(scenario, fault),
         })?;
-        planned.notes.extend(operations::notes(&fault.effect, &planned.functions));
+        match way {
+            Way::Functions(functions) => {
+                planned.functions = functions;
+                planned.notes.extend(operations::notes(&fault.effect, &planned.functions));
+            }
+            Way::Notified { calls, why } => {
+                refuse_to_wait(scenario, fault)?;
+                planned.notes.extend(operations::notified::notes(&fault.effect, &why));
+                planned.notified = calls;
+            }
+        }
     }
     Ok(())
+}
+
+fn is_of_command(scenario: &Scenario, fault: &Fault) -> bool {
+    let targets = fault.targets.iter().filter_map(|name| scenario.targets.get(name));
+    targets.into_iter().all(|target| target.selector == Selector::Command)
+}
+
+/// Refuses faults that wait for one that the kernel half does not count.
+fn refuse_to_wait(scenario: &Scenario, notified: &Fault) -> Result<(), EngineError> {
+    let waits = |fault: &&Fault| fault.after.as_ref() == Some(&notified.id);
+    match scenario.faults.iter().find(waits) {
+        Some(fault) => Err(EngineError::Unsupported {
+            what: format!("the fault `{}` waits for `{}`", fault.id, notified.id),
+            why: "which is decided by notifications of seccomp here, and those are not waited for".to_owned(),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Tries the mechanisms, and says what can be done by them to each operation.
@@ -74,6 +104,7 @@ fn try_all(kernel: &mut Kernel) -> Rungs {
     let getpgid = operations::syscall_function("getpgid");
     let (at_hooks, at_syscalls) = ("BPF LSM, sleeping", "fmod_ret at functions of system calls, sleeping");
     Rungs {
+        seccomp: notify::trial(),
         lsm_sleep: try_sleep(kernel, Mechanism::Lsm, SLEEP_TRIAL).map_err(|why| format!("{at_hooks}: {why}")),
         syscall_sleep: try_sleep(kernel, Mechanism::Syscall, &getpgid)
             .map_err(|why| format!("{at_syscalls}: {why}")),

@@ -72,6 +72,7 @@ impl Kind for ClockUncertainty {
         Some(Effect::Operations(OperationFault {
             meant: Meant::Syscalls(CALLS.into_iter().filter_map(call).collect()),
             harm: Harm::Uncertainty(told),
+            fallback: None,
         }))
     }
 

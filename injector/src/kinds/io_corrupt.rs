@@ -52,6 +52,7 @@ impl Kind for IoCorrupt {
                 bits: bits.bits.map_or(1, |given| given.value.0 as u32),
                 offset: bits.offset.map(|given| given.value.0 as u32),
             },
+            fallback: None,
         }))
     }
 

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value};
 
-use super::meant::{self, FilesTable, OperationsTable};
+use super::meant::{self, FallbackTable, FilesTable, OperationsTable};
 use super::times::{self, TimesTable};
 use super::{Kind, Strikes};
 use crate::scenario::operation::can_sleep;
@@ -25,8 +25,9 @@ impl Kind for IoDelay {
     }
 
     fn keys(&self) -> &'static [Key] {
-        static KEYS: LazyLock<Vec<Key>> =
-            LazyLock::new(|| [OperationsTable::KEYS, TimesTable::KEYS, FilesTable::KEYS].concat());
+        static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
+            [OperationsTable::KEYS, TimesTable::KEYS, FilesTable::KEYS, FallbackTable::KEYS].concat()
+        });
         &KEYS
     }
 
@@ -34,8 +35,9 @@ impl Kind for IoDelay {
         let operations = OperationsTable::read_from(own, errors);
         let times = TimesTable::read_from(own, errors);
         let files = FilesTable::read_from(own, errors);
+        let fallback = FallbackTable::read_from(own, errors);
         let given = meant::operations(&operations)?;
-        if !files.unread.is_empty() {
+        if !files.unread.is_empty() || !fallback.unread.is_empty() {
             return None;
         }
         check_sleep(&given, errors)?;
@@ -44,6 +46,7 @@ impl Kind for IoDelay {
         Some(Effect::Operations(OperationFault {
             meant: Meant::Operations(operations),
             harm: Harm::Delay(times),
+            fallback: fallback.fallback.map(|given| given.value),
         }))
     }
 
@@ -59,6 +62,7 @@ impl Kind for IoDelay {
         let mut properties = OperationsTable::properties(generator);
         properties.extend(TimesTable::properties(generator));
         properties.extend(FilesTable::properties(generator));
+        properties.extend(FallbackTable::properties(generator));
         properties
     }
 }

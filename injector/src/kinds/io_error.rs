@@ -6,7 +6,7 @@ use injector_common::operation::{FREEING, NAMES};
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value};
 
-use super::meant::{self, FilesTable, OperationsTable};
+use super::meant::{self, FallbackTable, FilesTable, OperationsTable};
 use super::{Kind, Strikes};
 use crate::scenario::errno::Errno;
 use crate::scenario::read::{Spanned, Table as _, table};
@@ -38,8 +38,9 @@ impl Kind for IoError {
     }
 
     fn keys(&self) -> &'static [Key] {
-        static KEYS: LazyLock<Vec<Key>> =
-            LazyLock::new(|| [OperationsTable::KEYS, FailureTable::KEYS, FilesTable::KEYS].concat());
+        static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
+            [OperationsTable::KEYS, FailureTable::KEYS, FilesTable::KEYS, FallbackTable::KEYS].concat()
+        });
         &KEYS
     }
 
@@ -47,8 +48,9 @@ impl Kind for IoError {
         let operations = OperationsTable::read_from(own, errors);
         let failure = FailureTable::read_from(own, errors);
         let files = FilesTable::read_from(own, errors);
+        let fallback = FallbackTable::read_from(own, errors);
         let mut given = meant::operations(&operations)?;
-        if !files.unread.is_empty() {
+        if !files.unread.is_empty() || !fallback.unread.is_empty() {
             return None;
         }
         let frees = failure.frees.as_ref().filter(|given| given.value);
@@ -64,6 +66,7 @@ impl Kind for IoError {
         Some(Effect::Operations(OperationFault {
             meant: Meant::Operations(operations),
             harm: Harm::Error(failure),
+            fallback: fallback.fallback.map(|given| given.value),
         }))
     }
 
@@ -79,6 +82,7 @@ impl Kind for IoError {
         let mut properties = OperationsTable::properties(generator);
         properties.extend(FailureTable::properties(generator));
         properties.extend(FilesTable::properties(generator));
+        properties.extend(FallbackTable::properties(generator));
         properties
     }
 }

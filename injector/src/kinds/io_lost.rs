@@ -32,7 +32,11 @@ impl Kind for IoLost {
         }
         let write = Spanned { value: WRITE, span: own.span() };
         let operations = meant::on_files(&[write], files, errors)?;
-        Some(Effect::Operations(OperationFault { meant: Meant::Operations(operations), harm: Harm::Lost }))
+        Some(Effect::Operations(OperationFault {
+            meant: Meant::Operations(operations),
+            harm: Harm::Lost,
+            fallback: None,
+        }))
     }
 
     fn check(&self, _effect: &Effect, fault: &FaultTable, errors: &mut Errors) {

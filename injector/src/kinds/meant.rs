@@ -3,7 +3,7 @@
 use crate::scenario::operation::{OperationName, has_path};
 use crate::scenario::read::{OneOrMany, Spanned, table};
 use crate::scenario::{
-    Device, Errors, FaultTable, FileSystem, FileType, Operations, PathPattern, SyscallName,
+    Device, Errors, Fallback, FaultTable, FileSystem, FileType, Operations, PathPattern, SyscallName,
 };
 
 table! {
@@ -34,6 +34,15 @@ table! {
     pub(crate) struct SyscallsTable {
         /// Which system calls are struck: a name, such as `"openat"`, or a list of these.
         required "syscalls" syscalls: OneOrMany<SyscallName>,
+    }
+}
+
+table! {
+    /// What is taken where the kernel has nothing better.
+    pub(crate) struct FallbackTable {
+        /// `"seccomp"`: where this kernel has no other mechanism, system calls of the command that `injector run` starts are
+        /// kept until injector has decided over them, about 0.1 ms each. Default: then the fault is refused.
+        "fallback" fallback: Fallback,
     }
 }
 

@@ -14,6 +14,7 @@ mod io_corrupt;
 mod io_delay;
 mod io_error;
 mod io_lost;
+mod io_short;
 mod meant;
 mod network_connect;
 mod network_corrupt;
@@ -110,6 +111,8 @@ pub enum Strikes {
     SyscallDelays,
     /// The beginnings of system calls.
     SyscallEntries,
+    /// Operations that somebody else does for the process.
+    Deputies,
     /// Processes, whatever they do.
     Processes,
     /// The same, by limits of this controller of cgroups.
@@ -143,6 +146,7 @@ pub static KINDS: &[&dyn Kind] = &[
     &io_delay::IoDelay,
     &io_lost::IoLost,
     &io_corrupt::IoCorrupt,
+    &io_short::IoShort,
     &syscall_error::SyscallError,
     &syscall_delay::SyscallDelay,
     &syscall_signal::SyscallSignal,
@@ -157,12 +161,6 @@ pub static KINDS: &[&dyn Kind] = &[
     &clock_strobe::ClockStrobe,
     &clock_leap::ClockLeap,
     &clock_uncertainty::ClockUncertainty,
-];
-
-/// The kinds that the language has and this version has not: asking for one is not a slip.
-#[rustfmt::skip]
-pub static PLANNED: &[&str] = &[
-    "io.short",
 ];
 
 /// The kind of a name.

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value};
 
-use super::meant::{self, SyscallsTable};
+use super::meant::{self, FallbackTable, SyscallsTable};
 use super::{Kind, Strikes};
 use crate::scenario::errno::Errno;
 use crate::scenario::read::{Table as _, table};
@@ -33,16 +33,19 @@ impl Kind for SyscallError {
 
     fn keys(&self) -> &'static [Key] {
         static KEYS: LazyLock<Vec<Key>> =
-            LazyLock::new(|| [SyscallsTable::KEYS, SyscallErrnoTable::KEYS].concat());
+            LazyLock::new(|| [SyscallsTable::KEYS, SyscallErrnoTable::KEYS, FallbackTable::KEYS].concat());
         &KEYS
     }
 
     fn read(&self, own: &mut Reader<'_>, errors: &mut Errors) -> Option<Effect> {
         let table = SyscallsTable::read_from(own, errors);
-        let errno = SyscallErrnoTable::read_from(own, errors).errno?.value.0;
+        let errno = SyscallErrnoTable::read_from(own, errors).errno.map(|given| given.value.0);
+        let fallback = FallbackTable::read_from(own, errors);
+        let errno = errno.filter(|_| fallback.unread.is_empty())?;
         Some(Effect::Operations(OperationFault {
             meant: Meant::Syscalls(meant::syscalls(&table)?),
             harm: Harm::Error(Failure { errno, stays: false, frees: false }),
+            fallback: fallback.fallback.map(|given| given.value),
         }))
     }
 
@@ -57,6 +60,7 @@ impl Kind for SyscallError {
     fn schema(&self, generator: &mut SchemaGenerator) -> Map<String, Value> {
         let mut properties = SyscallsTable::properties(generator);
         properties.extend(SyscallErrnoTable::properties(generator));
+        properties.extend(FallbackTable::properties(generator));
         properties
     }
 }

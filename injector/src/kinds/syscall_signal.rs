@@ -41,6 +41,7 @@ impl Kind for SyscallSignal {
         Some(Effect::Operations(OperationFault {
             meant: Meant::Syscalls(meant::syscalls(&table)?),
             harm: Harm::Signal(signal),
+            fallback: None,
         }))
     }
 

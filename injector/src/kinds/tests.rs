@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{KINDS, PLANNED, find};
+use super::{KINDS, find};
 use crate::scenario::{Overrides, Scenario, Source, load};
 
 fn repository() -> PathBuf {
@@ -99,15 +99,14 @@ fn every_kind_has_a_page_that_documents_each_of_its_keys() {
 }
 
 #[test]
-fn a_name_is_one_kind_built_or_planned() {
+fn a_name_is_one_kind() {
     let mut names = BTreeSet::new();
-    for name in KINDS.iter().map(|kind| kind.name()).chain(PLANNED.iter().copied()) {
+    for name in KINDS.iter().map(|kind| kind.name()) {
         assert!(names.insert(name), "{name} twice");
     }
     for kind in KINDS {
         assert_eq!(find(kind.name()).map(super::Kind::name), Some(kind.name()));
     }
-    assert!(PLANNED.iter().all(|name| find(name).is_none()));
 }
 
 #[test]

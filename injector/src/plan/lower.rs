@@ -67,7 +67,7 @@ pub fn lower(scenario: &Scenario, seed: u64, world: &World) -> Result<Lowered, P
     lowered.image.addresses = sets.entries();
     treat::lay_out_tables(scenario, &mut lowered);
     dns::lay_out(scenario, &mut lowered);
-    operations::lay_out(scenario, &mut lowered);
+    operations::lay_out(scenario, world, &mut lowered);
     lowered.image.keeps_order =
         lowered.image.rules.iter().any(|rule| rule.treatment.flags & TREAT_KEEPS_ORDER != 0);
     lowered.image.counts_connections = lowered.image.rules.iter().any(|rule| rule.treatment.after_bytes != 0);
@@ -109,9 +109,12 @@ fn faults_on<'a>(
     place: &Place,
 ) -> Result<Vec<(usize, &'a Fault, &'a str)>, PlanError> {
     let mut faults = Vec::new();
-    // What injector does itself is no rule.
+    // What injector does itself is no rule, and what seccomp notifies is none of the kernel half's.
     let all = scenario.faults.iter().enumerate();
-    for (position, fault) in all.filter(|(_, fault)| !fault.effect.is_done_by_injector()) {
+    let is_own = |(position, fault): &(usize, &Fault)| {
+        !fault.effect.is_done_by_injector() && !world.notified.contains(position)
+    };
+    for (position, fault) in all.filter(is_own) {
         for target in &fault.targets {
             let struck = world.places.get(target).ok_or_else(|| PlanError::Unresolved(target.clone()))?;
             if holds(struck, place) {
@@ -172,7 +175,8 @@ fn rule_at(
     Ok(rule)
 }
 
-fn rule(
+/// The rule of a fault, wherever it strikes.
+pub(super) fn rule(
     (fault, way): (&Fault, u32),
     slot: u32,
     seed: u64,

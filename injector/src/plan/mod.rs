@@ -38,7 +38,9 @@ pub use xdp::{StruckInterface, XdpError, check_hooks};
 use crate::kernel::attach::Rung;
 use crate::kernel::functions::Function;
 use crate::kernel::xdp::Mode;
-use crate::scenario::{Direction, Effect, Fault, InterfaceHook, Per, Scenario, keeps_back_what_arrives};
+use crate::scenario::{
+    Direction, Effect, Fault, InterfaceHook, Per, Scenario, SyscallName, keeps_back_what_arrives,
+};
 
 /// Where a target is, once it is found (or made).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +82,8 @@ pub struct World {
     pub spared_addresses: Vec<IpAddr>,
     /// Whether each decision is written to the ring.
     pub trace: bool,
+    /// The positions of the faults that are decided by notifications of seccomp: the kernel half has no part in them.
+    pub notified: BTreeSet<usize>,
 }
 
 /// The longest time for which all faults together may keep a packet back: fq counts microseconds in 32 bits.
@@ -138,6 +142,8 @@ pub struct PlannedFault {
     pub hooks: Vec<Hook>,
     /// The functions of the kernel at which it is decided, if it strikes operations.
     pub functions: BTreeSet<Function>,
+    /// The system calls whose notifications it is decided by, where there is nothing better.
+    pub notified: Vec<SyscallName>,
     /// Share of the matching packets that it was asked to strike; `None` where no share was asked for.
     pub requested_rate: Option<f64>,
     /// Whether devices must be told to send single segments.
@@ -177,6 +183,9 @@ impl PlannedFault {
         }
         if !self.functions.is_empty() {
             names.push(operations::mechanism(&self.functions));
+        }
+        if !self.notified.is_empty() {
+            names.push(operations::notified::mechanism(&self.notified));
         }
         names.extend(self.done_by.clone());
         names.join(" + ")
@@ -274,6 +283,7 @@ fn planned(fault: &Fault, seed: u64, kinds: &[TargetKind], ingress: Ingress) -> 
         direction: fault.direction,
         done_by: fault.effect.done_by(),
         functions: BTreeSet::new(),
+        notified: Vec::new(),
         requested_rate: requested(fault),
         per_segment: per_segment(&fault.effect),
         answers: fault.effect.answers(),

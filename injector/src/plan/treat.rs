@@ -76,6 +76,8 @@ fn harmed(plain: Treatment, harm: &Harm) -> (u32, Treatment) {
             (border::ACTION_ROT, Treatment { flags, bits: *bits, offset: offset.unwrap_or(0), ..plain })
         }
         Harm::Uncertainty(told) => (border::ACTION_UNCERTAINTY, uncertain(plain, told)),
+        // The kernel half has no part in it.
+        Harm::Short(_) => (0, plain),
     }
 }
 

@@ -3,7 +3,7 @@
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Value as Json, json};
 
-use super::diagnostic::{Class, Errors};
+use super::diagnostic::Errors;
 use super::document::{FaultTable, TargetTable};
 use super::effect::Effect;
 use super::elsewhere;
@@ -199,22 +199,18 @@ pub(crate) fn names_targets(fault: &Tree) -> bool {
     kind.is_some_and(|kind| kind.in_place_of_target().iter().any(|key| fault.get(key).is_some()))
 }
 
-/// The kind of a name, or an error that says whether there will be one.
+/// The kind of a name, or an error that says what there is.
 fn find_kind(span: Span, name: &str, errors: &mut Errors) -> Option<&'static dyn Kind> {
     if let Some(kind) = kinds::find(name) {
         return Some(kind);
     }
     let names = || kinds::KINDS.iter().map(|kind| kind.name());
-    let all = names().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    if kinds::PLANNED.contains(&name) {
-        errors
-            .at(span, format!("`{name}` is not in this version; it has: {all}"))
-            .class(Class::NotInThisVersion);
-        return None;
-    }
-    let hint = match nearest::nearest(name, names().chain(kinds::PLANNED.iter().copied())) {
+    let hint = match nearest::nearest(name, names()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => format!("there is {all}"),
+        None => {
+            let all = names().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            format!("there is {all}")
+        }
     };
     errors.at(span, format!("unknown kind \"{}\"", clip(name))).hint(hint);
     None

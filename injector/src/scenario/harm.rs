@@ -9,7 +9,7 @@ use super::diagnostic::Errors;
 use super::effect::Times;
 use super::nearest;
 use super::operation::{FileType, PathPattern, SyscallName};
-use super::quantity::clip;
+use super::quantity::{P32, clip};
 use super::read::{Read, read_text};
 use super::tree::Node;
 use super::words::Word;
@@ -21,6 +21,20 @@ pub struct OperationFault {
     pub meant: Meant,
     /// What becomes of them.
     pub harm: Harm,
+    /// By what it is done where the kernel has nothing better.
+    pub fallback: Option<Fallback>,
+}
+
+/// A mechanism that is only taken where somebody asks for it, and there is nothing better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fallback {
+    /// The notifications of seccomp, for the command that `injector run` starts.
+    Seccomp,
+}
+
+impl Word for Fallback {
+    const WHAT: &'static str = "fallback";
+    const WORDS: &'static [(&'static str, Self)] = &[("seccomp", Self::Seccomp)];
 }
 
 /// Which operations or system calls are struck.
@@ -67,6 +81,8 @@ pub enum Harm {
     },
     /// What it tells of the clock is changed.
     Uncertainty(Uncertainty),
+    /// Less is read or written than was asked for, and that is said.
+    Short(Share),
 }
 
 /// What adjtimex(2) tells of the clock; what is `None` stays true.
@@ -78,6 +94,27 @@ pub struct Uncertainty {
     pub estimated_error_us: Option<u32>,
     /// Whether the clock is synchronised.
     pub synchronised: Option<bool>,
+}
+
+/// How much of what was asked for is read or written: at least one byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// At most so many bytes, at least 1.
+    Bytes(u64),
+    /// This share, rounded down.
+    Fraction(P32),
+}
+
+impl Share {
+    /// How many bytes of `asked` are read or written; never more, and 0 only of none.
+    #[must_use]
+    pub fn of(self, asked: u64) -> u64 {
+        let share = match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Fraction(share) => (u128::from(asked) * u128::from(share.0) >> 32) as u64,
+        };
+        share.max(1).min(asked)
+    }
 }
 
 /// How something fails.
@@ -100,6 +137,7 @@ impl OperationFault {
             (Meant::Operations(_), Harm::Delay(_)) => "io.delay",
             (_, Harm::Lost) => "io.lost",
             (_, Harm::Corrupt { .. }) => "io.corrupt",
+            (_, Harm::Short(_)) => "io.short",
             (Meant::Syscalls(_), Harm::Error(_)) => "syscall.error",
             (Meant::Syscalls(_), Harm::Delay(_)) => "syscall.delay",
             (_, Harm::Signal(_)) => "syscall.signal",

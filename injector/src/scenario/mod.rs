@@ -47,7 +47,10 @@ pub use effect::{
     Reorder, Times,
 };
 pub use flags::Overrides;
-pub use harm::{Device, Failure, FileSystem, Harm, Meant, OperationFault, Operations, Signal, Uncertainty};
+pub use harm::{
+    Device, Failure, Fallback, FileSystem, Harm, Meant, OperationFault, Operations, Share, Signal,
+    Uncertainty,
+};
 pub use matching::{
     AddressRef, Family, MAX_INTERFACES, MAX_PORT_RANGES, MAX_TCP_FLAGS, Match, PortRange, TcpFlags,
 };

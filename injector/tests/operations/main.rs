@@ -17,6 +17,7 @@ mod support;
 
 mod databases;
 mod delays;
+mod fallback;
 mod full;
 mod fuzz;
 mod harms;

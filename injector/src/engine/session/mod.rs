@@ -23,6 +23,7 @@ use crate::engine::copies::Copies;
 use crate::engine::deeds::Deeds;
 use crate::engine::error::EngineError;
 use crate::engine::links::Links;
+use crate::engine::notify::{Gate, Notify, Passage};
 use crate::engine::prepare::Prepared;
 use crate::engine::record::Recorder;
 use crate::engine::sleep::Sleeper;
@@ -65,6 +66,7 @@ pub struct Session {
     links: Links,
     deeds: Deeds,
     clocks: Clocks,
+    notify: Notify,
 }
 
 /// Takes everything back unless a session has taken the journal over: after errors and panics.
@@ -109,12 +111,14 @@ impl Session {
         let (xdp_modes, refusals) = xdp::modes(&attachments);
         let deeds = Deeds::prepare(&prepared, &places, hands.journal)?;
         let clocks = Clocks::prepare(&prepared, &places, hands.journal)?;
+        let notify = Notify::prepare(&prepared, &world)?;
         let mut session = Self {
             xdp_modes,
             warnings: prepared.warnings.iter().cloned().chain(refusals).chain(unknown).collect(),
             links: Links::new(&prepared),
             deeds,
             clocks,
+            notify,
             copies,
             prepared,
             places,
@@ -163,7 +167,9 @@ impl Session {
     pub fn arm(&mut self) -> Result<(), EngineError> {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|e| EngineError::Runtime(e.into()))?;
         let now_ns = Duration::from(now).as_nanos() as u64;
-        self.kernel.arm(now_ns, now_ns.saturating_add(self.prepared.scenario.duration_ns))?;
+        let deadline_ns = now_ns.saturating_add(self.prepared.scenario.duration_ns);
+        self.kernel.arm(now_ns, deadline_ns)?;
+        self.notify.arm(now_ns, deadline_ns);
         let begin = Instant::now();
         self.armed = Some((Timestamp::now(), begin));
         kill_point("armed");
@@ -196,6 +202,11 @@ impl Session {
         self.run_leaf.as_ref()
     }
 
+    /// The way of the command of `run` under its filter, if some fault is decided by notifications of its calls.
+    pub fn open_gate(&self) -> Result<Option<(Gate, Passage)>, EngineError> {
+        self.notify.open()
+    }
+
     /// Namespaces and devices that are struck, for people.
     #[must_use]
     pub fn reach(&self) -> (usize, usize) {
@@ -215,6 +226,7 @@ impl Session {
         }
         self.follow_links()?;
         self.deeds.check()?;
+        self.notify.check();
         self.warnings.extend(self.clocks.check());
         let users = self.users()?;
         // Fields by themselves: a panic below must find the journal where `drop` looks for it.
@@ -250,6 +262,7 @@ impl Session {
         }
         // First of all: whoever is paused runs again.
         self.deeds.stop();
+        self.notify.stop();
         self.kernel.disarm()?;
         kill_point("disarmed");
         if let Some(journal) = &mut self.journal {

@@ -45,6 +45,7 @@ impl Session {
             own.chain(self.links.counters(position))
                 .chain(self.deeds.counters(position))
                 .chain(self.clocks.counters(position))
+                .chain(self.notify.counters(position))
         };
         let faults = self.prepared.faults.iter().enumerate();
         let mechanism = |planned: &PlannedFault| planned.mechanism(rung, self.xdp_mode(planned));

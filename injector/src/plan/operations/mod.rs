@@ -5,6 +5,7 @@
 //! breaks it (`xfrm_decode_session` panics).
 
 mod matrix;
+pub mod notified;
 mod subject;
 mod tables;
 
@@ -24,7 +25,7 @@ pub use tables::{
 };
 
 use crate::kernel::functions::{self, Function, Mechanism};
-use crate::scenario::{Effect, Harm, Meant};
+use crate::scenario::{Effect, Harm, Meant, SyscallName};
 
 /// What the kernel has of each mechanism: why not, in words, of each that it has not.
 #[derive(Debug, Clone)]
@@ -43,6 +44,8 @@ pub struct Rungs {
     pub entry: Tried,
     /// Changing the memory of a process where a system call ends.
     pub end: Tried,
+    /// Being asked by seccomp.
+    pub seccomp: Tried,
 }
 
 /// Whether there is a mechanism, or why not.
@@ -77,6 +80,46 @@ impl Unavailable {
     }
 }
 
+/// How an effect is had.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By programs at these functions; none for effects on packets.
+    Functions(BTreeSet<Function>),
+    /// By notifications of these system calls.
+    Notified {
+        /// The system calls.
+        calls: Vec<SyscallName>,
+        /// Why there is nothing better.
+        why: String,
+    },
+}
+
+/// The best way to have an effect: the notifications of seccomp are the last, for who has asked for them.
+pub fn way(effect: &Effect, ladder: &Ladder<'_>) -> Result<Way, Unavailable> {
+    let mut missing = match functions(effect, ladder) {
+        Ok(functions) => return Ok(Way::Functions(functions)),
+        Err(missing) => missing,
+    };
+    let Some(calls) = notified::notified(effect) else { return Err(missing) };
+    match &ladder.rungs.seccomp {
+        Ok(()) => Ok(Way::Notified { calls, why: missing.why }),
+        Err(why) => {
+            missing.why = format!("{}; seccomp: {why}", missing.why);
+            Err(missing)
+        }
+    }
+}
+
+/// Whether an effect could be had by the notifications of seccomp, were it asked for.
+#[must_use]
+pub const fn could_fall_back(effect: &Effect) -> bool {
+    let Effect::Operations(fault) = effect else { return false };
+    fault.fallback.is_none() && matches!(fault.harm, Harm::Error(_) | Harm::Delay(_) | Harm::Short(_))
+}
+
+/// Why nothing of the kernel's cuts reads and writes short: see the page of `io.short`.
+const NO_DEPUTY: &str = "no program of the kernel's can move fewer bytes, and say so";
+
 /// The functions at which an effect is decided; empty for effects on packets.
 pub fn functions(effect: &Effect, ladder: &Ladder<'_>) -> Result<BTreeSet<Function>, Unavailable> {
     let Effect::Operations(fault) = effect else { return Ok(BTreeSet::new()) };
@@ -107,6 +150,7 @@ type Found = Result<Vec<Function>, String>;
 
 fn at_operation(operation: u32, harm: &Harm, ladder: &Ladder<'_>) -> Found {
     match (place_of(operation, harm), harm) {
+        (_, Harm::Short(_)) => Err(NO_DEPUTY.to_owned()),
         (border::AT_RESULT, _) => at_result(ladder),
         (border::AT_HOOK, Harm::Delay(_)) => at_hooks(operation, true, ladder),
         (border::AT_HOOK, _) => at_hooks(operation, false, ladder),
@@ -169,7 +213,9 @@ fn at_syscalls(names: &[&str], harm: &Harm, ladder: &Ladder<'_>) -> Found {
         Harm::Signal(_) => (&rungs.entry, &[(Mechanism::Entry, SYSCALL_PROGRAM, false)]),
         Harm::Corrupt { .. } => (&rungs.end, &[(Mechanism::Exit, END_PROGRAM, false)]),
         Harm::Uncertainty(_) => return at_clocks(names, ladder),
-        Harm::Error(_) | Harm::Lost => (&rungs.syscall, &[(Mechanism::Syscall, SYSCALL_PROGRAM, false)]),
+        Harm::Error(_) | Harm::Lost | Harm::Short(_) => {
+            (&rungs.syscall, &[(Mechanism::Syscall, SYSCALL_PROGRAM, false)])
+        }
     };
     rung.clone()?;
     let functions = names.iter().map(|name| syscall_function(name)).filter(|name| (ladder.has)(name));
@@ -295,7 +341,7 @@ pub fn notes(effect: &Effect, functions: &BTreeSet<Function>) -> Vec<String> {
         Harm::Uncertainty(_) => note(
             "what the call returns (TIME_OK, TIME_ERROR) stays true; the kernel logs that a program may write to the memory of processes",
         ),
-        Harm::Error(_) => {}
+        Harm::Error(_) | Harm::Short(_) => {}
     }
     if let (Meant::Operations(meant), Harm::Error(failure)) = (&fault.meant, &fault.harm) {
         let has = |operation| meant.operations.contains(&operation);

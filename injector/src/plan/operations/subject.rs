@@ -13,12 +13,13 @@ use syscalls::Sysno;
 
 use super::place_of;
 use super::tables::CALLS;
-use crate::plan::Lowered;
+use crate::plan::{Lowered, World};
 use crate::scenario::{Effect, Harm, Meant, OperationFault, Operations, Scenario, SyscallName};
 
 /// Lays out what the faults mean, and tells their rules where that is.
-pub(in crate::plan) fn lay_out(scenario: &Scenario, lowered: &mut Lowered) {
-    for (position, fault) in scenario.faults.iter().enumerate() {
+pub(in crate::plan) fn lay_out(scenario: &Scenario, world: &World, lowered: &mut Lowered) {
+    let all = scenario.faults.iter().enumerate();
+    for (position, fault) in all.filter(|(position, _)| !world.notified.contains(position)) {
         let Effect::Operations(own) = &fault.effect else { continue };
         let subject = subject(own);
         if subject.flags & SUBJECT_PATH != 0 {

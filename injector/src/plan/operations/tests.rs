@@ -18,7 +18,7 @@ const TEN_MS: Times = Times::Spread {
 
 fn on(operations: &[u32], harm: Harm) -> Effect {
     let meant = Operations { operations: operations.to_vec(), ..Operations::default() };
-    Effect::Operations(OperationFault { meant: Meant::Operations(meant), harm })
+    Effect::Operations(OperationFault { meant: Meant::Operations(meant), harm, fallback: None })
 }
 
 fn failing(operations: &[u32]) -> Effect {
@@ -47,6 +47,7 @@ fn all() -> Rungs {
         syscall_sleep: Ok(()),
         entry: Ok(()),
         end: Ok(()),
+        seccomp: Ok(()),
     }
 }
 
@@ -163,7 +164,8 @@ fn subjects_hold_bits_and_patterns() {
     };
     let bits = 1 << border::WRITE | 1 << border::FALLOCATE;
     let stays = Failure { errno: 28, stays: false, frees: true };
-    let fault = |harm| subject(&OperationFault { meant: Meant::Operations(meant.clone()), harm });
+    let fault =
+        |harm| subject(&OperationFault { meant: Meant::Operations(meant.clone()), harm, fallback: None });
     let full = fault(Harm::Error(stays));
     assert_eq!(full.operations, [bits, 0, 0, 0]);
     assert_eq!(fault(Harm::Delay(TEN_MS)).operations, [0, bits, 0, 0]);

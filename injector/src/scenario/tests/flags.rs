@@ -95,7 +95,7 @@ fn wrong_inline_faults() {
         "",
         "=5%",
         "network.los=5%",
-        "io.short=1",
+        "clock.uncertainty=1",
         "network.loss=150%",
         "network.loss=5",
         "network.loss=gilbert:p=1%",

@@ -5,6 +5,7 @@ use crate::scenario::diagnostic::Errors;
 use crate::scenario::document::FaultTable;
 use crate::scenario::effect::{Effect, Loss, Per};
 use crate::scenario::entries::{FaultEntry, TargetEntry};
+use crate::scenario::harm::OperationFault;
 use crate::scenario::model::{Direction, Fault, Frequency, InterfaceHook, Selector, When};
 use crate::scenario::nearest;
 use crate::scenario::quantity::clip;
@@ -31,6 +32,7 @@ pub(super) fn fault(id: &str, entry: &FaultEntry, scope: &Scope<'_>, errors: &mu
     let effect = entry.effect.clone()?;
     check_calls(&effect, entry, scope, errors);
     check_link(&effect, entry, scope, errors);
+    check_fallback(&effect, entry, scope, errors);
     if let Some(kind) = entry.kind {
         kind.check(&effect, table, errors);
     }
@@ -113,6 +115,22 @@ fn check_calls(effect: &Effect, entry: &FaultEntry, scope: &Scope<'_>, errors: &
         errors
             .at(target.span, format!("`{}` strikes programs, and an interface is none", effect.kind()))
             .hint("use `cgroup`, `pid` or `command` as the target");
+    }
+}
+
+/// Only what injector starts it can put under a filter.
+fn check_fallback(effect: &Effect, entry: &FaultEntry, scope: &Scope<'_>, errors: &mut Errors) {
+    let Effect::Operations(OperationFault { fallback: Some(_), .. }) = effect else { return };
+    let Some(name) = &entry.table.target else { return };
+    let mut all = scope.targets.iter().copied().flatten();
+    let is_other = |selector: &Selector| *selector != Selector::Command;
+    if all.any(|(key, target)| key.text == name.value && target.selector.as_ref().is_some_and(is_other)) {
+        errors
+            .at(
+                name.span,
+                "`fallback` is for the command that `injector run` starts, and the target is another",
+            )
+            .hint("use a target with `command = true`, or leave `fallback` out");
     }
 }
 
