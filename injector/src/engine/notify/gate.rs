@@ -68,7 +68,7 @@ impl Drop for Page {
 pub struct Gate {
     page: Arc<Page>,
     filter: Vec<libc::sock_filter>,
-    let_go: OwnedFd,
+    waits: OwnedFd,
 }
 
 /// The controller's side.
@@ -83,9 +83,9 @@ pub(super) struct Door {
 /// Both sides of a way under a filter.
 pub(super) fn open(filter: Vec<libc::sock_filter>) -> io::Result<(Gate, Door)> {
     let page = Arc::new(Page::new()?);
-    let (let_go, lets_go) = pipe2(OFlag::O_CLOEXEC)?;
+    let (waits, lets_go) = pipe2(OFlag::O_CLOEXEC)?;
     let door = Door { page: Arc::clone(&page), lets_go, is_over: Arc::default() };
-    Ok((Gate { page, filter, let_go }, door))
+    Ok((Gate { page, filter, waits }, door))
 }
 
 impl Gate {
@@ -105,7 +105,7 @@ impl Gate {
         let mut byte = 0_u8;
         loop {
             // SAFETY: the byte lives until the call returns.
-            let read = unsafe { libc::read(self.let_go.as_raw_fd(), (&raw mut byte).cast(), 1) };
+            let read = unsafe { libc::read(self.waits.as_raw_fd(), (&raw mut byte).cast(), 1) };
             match Errno::result(read) {
                 Ok(1) => return Ok(()),
                 Err(Errno::EINTR) => {}
