@@ -2,7 +2,8 @@
 //!
 //! `victim` is a Python process that does each operation once by libc; `matrix` has all operations, `paths` says which files are meant,
 //! `often` which of several calls, `databases` what SQLite and PostgreSQL make of it. `delays` are operations that take longer, `sleepers` what
-//! ends that; `harms` are those that are lost, come back wrong, or end their process, `full` those that fail from some time on. Everything
+//! ends that; `harms` are those that are lost, come back wrong, or end their process, `full` those that fail from some time on.
+//! `fallback` is what seccomp notifies where the kernel has nothing better. Everything
 //! about packets is in the end-to-end tests.
 #![allow(
     clippy::unwrap_used,
