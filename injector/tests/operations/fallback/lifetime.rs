@@ -40,7 +40,11 @@ struct Running {
 
 impl Running {
     fn start(keys: &str, for_s: &str) -> Self {
-        let file = scenario(&fault(keys));
+        Self::start_with(&fault(keys), for_s)
+    }
+
+    fn start_with(faults: &str, for_s: &str) -> Self {
+        let file = scenario(faults);
         let mut command = injector();
         command.args(["--json", "run"]).arg(file.path()).arg("--").args(python_words(SCRIPT)).arg(for_s);
         let mut controller = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
@@ -193,4 +197,41 @@ fn a_command_that_is_not_there_is_told_of() {
     let output = command.arg("run").arg(file.path()).args(["--", "/nonexistent/command"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("`/nonexistent/command` could not be started: ENOENT"), "{said}");
+}
+
+#[test]
+fn a_stopped_controller_lets_who_waits_go_on_after_the_deadline() {
+    let until_deadline = format!("duration = \"2s\"\n{}", fault(DELAY));
+    // Emulated machines start too slowly for that.
+    if in_vm() || !falls_back(&until_deadline) {
+        return;
+    }
+    let mut running = Running::start_with(&until_deadline, "6");
+    running.next("begins");
+    let controller = Pid::from_raw(running.controller.id().cast_signed());
+    kill(controller, Signal::SIGSTOP).unwrap();
+    let words = running.next("fsync");
+    kill(controller, Signal::SIGCONT).unwrap();
+    assert_eq!(words[0], "0");
+    assert!(words[1].parse::<f64>().unwrap() < 7.0, "2 s, and 3 s of patience: {words:?}");
+    running.next("done");
+    assert_eq!(running.controller.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn who_outlives_the_command_goes_on() {
+    if !falls_back(&fault(ERROR)) {
+        return;
+    }
+    let file = NamedTempFile::new().unwrap();
+    let line = "exec </dev/null; script=$1; shift; \"$@\" -c \"$script\" 3 >$SAID 2>&1 & sleep 1"
+        .replace("$SAID", file.path().to_str().unwrap());
+    let words = python_words(SCRIPT);
+    let program = [&words[0], "-I", "-S"];
+    let ran = super::run(&fault(ERROR), &[&["sh", "-c", &line, "sh", SCRIPT], &program[..]].concat());
+    assert_eq!(ran.status, Some(0));
+    let said = || std::fs::read_to_string(file.path()).unwrap();
+    wait_until(patience() * 20, "the end of the descendant", || said().ends_with("done\n"));
+    assert!(said().lines().rev().nth(3).is_some_and(|line| line.starts_with("fsync 0 ")), "{}", said());
+    assert!(said().contains("fsync 5 ") || in_vm(), "{}", said());
 }
