@@ -126,3 +126,37 @@ fn operations(table: &MovesTable, own: &Reader<'_>, errors: &mut Errors) -> Opti
     }
     Some(given)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::refusal_tests::{complaint, said};
+
+    #[test]
+    fn what_can_not_be_meant_is_refused_with_the_reason() {
+        for (keys, reason) in [
+            ("kind = \"io.short\"", "how much is moved is missing"),
+            ("kind = \"io.short\"\nbytes = \"0B\"", "the end of the file, and no short one"),
+            ("kind = \"io.short\"\nbytes = \"1B\"\nfraction = \"1%\"", "either `bytes` or `fraction`"),
+            ("kind = \"io.short\"\nbytes = \"1B\"\noperations = \"fsync\"", "`fsync` moves no bytes"),
+            ("kind = \"io.short\"\nbytes = \"1B\"\nfallback = \"secomp\"", "did you mean `seccomp`?"),
+            (
+                "kind = \"io.short\"\nbytes = \"1B\"\nfallback = \"seccomp\"",
+                "for the command that `injector run` starts",
+            ),
+        ] {
+            let said = complaint(keys);
+            assert!(said.contains(reason), "{keys}: {said}");
+        }
+        let text = |keys| {
+            format!(
+                "duration = \"1s\"\n[target.t]\ncommand = true\n[[fault]]\ntarget = \"t\"\nkind = \"io.short\"\n{keys}\n"
+            )
+        };
+        for keys in [
+            "bytes = \"1B\"",
+            "fraction = \"50%\"\noperations = \"write\"\nfallback = \"seccomp\"\npath = \"/x\"",
+        ] {
+            assert_eq!(said(&text(keys)), "", "{keys}");
+        }
+    }
+}

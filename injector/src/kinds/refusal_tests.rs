@@ -372,15 +372,6 @@ fn what_can_not_become_of_operations_is_refused_with_the_reason() {
         ("kind = \"io.lost\"\nfilesystem = \"ext5\"", "did you mean `ext4`?"),
         ("kind = \"io.lost\"\noperations = \"write\"", "operations"),
         ("kind = \"io.corrupt\"\nbits = 65", "65"),
-        ("kind = \"io.short\"", "how much is moved is missing"),
-        ("kind = \"io.short\"\nbytes = \"0B\"", "the end of the file, and no short one"),
-        ("kind = \"io.short\"\nbytes = \"1B\"\nfraction = \"1%\"", "either `bytes` or `fraction`"),
-        ("kind = \"io.short\"\nbytes = \"1B\"\noperations = \"fsync\"", "`fsync` moves no bytes"),
-        ("kind = \"io.short\"\nbytes = \"1B\"\nfallback = \"secomp\"", "did you mean `seccomp`?"),
-        (
-            "kind = \"io.short\"\nbytes = \"1B\"\nfallback = \"seccomp\"",
-            "for the command that `injector run` starts",
-        ),
         (
             "kind = \"io.error\"\noperations = [\"write\", \"unlink\"]\nfrees = true",
             "`unlink` frees room, so with `frees` it never fails",

@@ -111,7 +111,7 @@ impl Share {
     pub fn of(self, asked: u64) -> u64 {
         let share = match self {
             Self::Bytes(bytes) => bytes,
-            Self::Fraction(share) => (u128::from(asked) * u128::from(share.0) >> 32) as u64,
+            Self::Fraction(share) => ((u128::from(asked) * u128::from(share.0)) >> 32) as u64,
         };
         share.max(1).min(asked)
     }

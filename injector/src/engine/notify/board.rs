@@ -58,7 +58,7 @@ impl Board {
     /// New memory, and the descriptor by which another process maps it.
     pub(super) fn create() -> io::Result<(Self, OwnedFd)> {
         let descriptor = memfd_create(c"injector-board", MFdFlags::MFD_CLOEXEC)?;
-        ftruncate(&descriptor, size_of::<Layout>() as i64)?;
+        ftruncate(&descriptor, size_of::<Layout>().cast_signed() as i64)?;
         Ok((Self::map(&descriptor)?, descriptor))
     }
 

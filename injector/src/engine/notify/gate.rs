@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -68,7 +68,7 @@ impl Drop for Page {
 pub struct Gate {
     page: Arc<Page>,
     filter: Vec<libc::sock_filter>,
-    let_go: OwnedFd,
+    waits: OwnedFd,
 }
 
 /// The controller's side.
@@ -76,16 +76,14 @@ pub struct Gate {
 pub(super) struct Door {
     page: Arc<Page>,
     lets_go: OwnedFd,
-    /// Set when no child will come.
-    pub(super) is_over: Arc<AtomicBool>,
 }
 
 /// Both sides of a way under a filter.
 pub(super) fn open(filter: Vec<libc::sock_filter>) -> io::Result<(Gate, Door)> {
     let page = Arc::new(Page::new()?);
-    let (let_go, lets_go) = pipe2(OFlag::O_CLOEXEC)?;
-    let door = Door { page: Arc::clone(&page), lets_go, is_over: Arc::default() };
-    Ok((Gate { page, filter, let_go }, door))
+    let (waits, lets_go) = pipe2(OFlag::O_CLOEXEC)?;
+    let door = Door { page: Arc::clone(&page), lets_go };
+    Ok((Gate { page, filter, waits }, door))
 }
 
 impl Gate {
@@ -105,7 +103,7 @@ impl Gate {
         let mut byte = 0_u8;
         loop {
             // SAFETY: the byte lives until the call returns.
-            let read = unsafe { libc::read(self.let_go.as_raw_fd(), (&raw mut byte).cast(), 1) };
+            let read = unsafe { libc::read(self.waits.as_raw_fd(), (&raw mut byte).cast(), 1) };
             match Errno::result(read) {
                 Ok(1) => return Ok(()),
                 Err(Errno::EINTR) => {}
@@ -132,13 +130,13 @@ pub(super) struct NotTaken {
 }
 
 impl Door {
-    /// Waits for the child and takes its listener; `None` if none comes. A child whose listener can't be taken is killed: nobody would ever
-    /// answer it.
-    pub(super) fn take(&self) -> Result<Option<Taken>, NotTaken> {
+    /// Waits for the child and takes its listener; `None` if none has come when it is over. A child whose listener can't be taken is
+    /// killed: nobody would ever answer it.
+    pub(super) fn take(&self, is_over: &dyn Fn() -> bool) -> Result<Option<Taken>, NotTaken> {
         let said = self.page.said();
         let number = loop {
             match said.listener.load(Ordering::Acquire) {
-                0 if self.is_over.load(Ordering::Acquire) => return Ok(None),
+                0 if is_over() => return Ok(None),
                 0 => std::thread::sleep(LOOK),
                 number => break number,
             }

@@ -318,7 +318,7 @@ mod tests {
         std::os::unix::fs::symlink("file", at("link")).unwrap();
         let shown = |name: &str| vec![at(name).display().to_string()];
         let (file, link, new) = (text("file"), text("link"), text("new"));
-        let cwd = libc::AT_FDCWD as u32 as u64;
+        let cwd = u64::from(libc::AT_FDCWD as u32);
         let open = |path, flags: i32| does(&call("openat", [cwd, address(path), flags as u64, 0, 0, 0]));
         assert_eq!(open(&link, libc::O_RDONLY), [("open", shown("file"))]);
         assert_eq!(open(&new, libc::O_RDONLY), [], "there is none");

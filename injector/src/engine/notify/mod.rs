@@ -72,11 +72,12 @@ impl Notify {
         }
         let (gate, door) =
             gate::open(listener::filter(&self.calls)).map_err(|source| failed("at its gate", source))?;
-        let is_over = Arc::clone(&door.is_over);
+        let is_over = Arc::new(AtomicBool::new(false));
+        let no_more = Arc::clone(&is_over);
         let (rules, times) = (Arc::clone(&self.rules), self.times);
         let thread = thread::Builder::new()
             .name("notify-gate".to_owned())
-            .spawn(move || admit(&door, rules, times))
+            .spawn(move || admit(&door, &no_more, rules, times))
             .map_err(|source| failed("at its gate", source))?;
         Ok(Some((gate, Passage { thread, is_over, server: Arc::clone(&self.server) })))
     }
@@ -112,8 +113,13 @@ fn failed(step: &'static str, source: io::Error) -> EngineError {
 }
 
 /// Takes the listener of a child at the gate, begins to answer, and lets it go on; `None` if none comes.
-fn admit(door: &Door, rules: Arc<Rules>, times: Times) -> Result<Option<Arc<Server>>, NotTaken> {
-    let Some(taken) = door.take()? else { return Ok(None) };
+fn admit(
+    door: &Door,
+    is_over: &AtomicBool,
+    rules: Arc<Rules>,
+    times: Times,
+) -> Result<Option<Arc<Server>>, NotTaken> {
+    let Some(taken) = door.take(&|| is_over.load(Ordering::Acquire))? else { return Ok(None) };
     let served = Server::start(taken.listener, rules, times).and_then(|server| {
         door.let_go()?;
         Ok(server)

@@ -177,12 +177,12 @@ impl Server {
         // One that was killed before is no call any more.
         self.listener.receive(place).ok()?;
         // SAFETY: the place is this thread's own, and the kernel has written it.
-        let received = unsafe { place.read() };
+        let call = unsafe { place.read() };
         Some(Waiting {
-            id: received.id,
-            thread: received.pid.cast_signed(),
-            number: received.data.nr.cast_unsigned(),
-            args: received.data.args,
+            id: call.id,
+            thread: call.pid.cast_signed(),
+            number: call.data.nr.cast_unsigned(),
+            args: call.data.args,
         })
     }
 

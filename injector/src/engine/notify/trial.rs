@@ -1,7 +1,6 @@
 //! Whether calls can be notified here, tried: a child puts itself under a filter, and one call of it is answered.
 
 use std::os::fd::AsFd as _;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::libc;
@@ -58,15 +57,11 @@ fn answer_one(door: &Door) -> Result<(), NotTaken> {
     let at = |step| move |source| NotTaken { step, source };
     let late = || NotTaken { step: "no call was notified", source: std::io::ErrorKind::TimedOut.into() };
     let begun = Instant::now();
-    let is_over = std::sync::Arc::clone(&door.is_over);
     // A child that dies on its way says nothing.
-    thread::spawn(move || {
-        thread::sleep(PATIENCE);
-        is_over.store(true, std::sync::atomic::Ordering::Release);
-    });
-    let Some(Taken { listener, .. }) = door.take()? else { return Err(late()) };
+    let is_late = || begun.elapsed() >= PATIENCE;
+    let Some(Taken { listener, .. }) = door.take(&is_late)? else { return Err(late()) };
     door.let_go().map_err(at("write"))?;
-    while begun.elapsed() < PATIENCE {
+    while !is_late() {
         let mut files = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
         let ready = poll(&mut files, PollTimeout::from(LOOK_MS)).map_err(|errno| at("poll")(errno.into()))?;
         if ready > 0 {

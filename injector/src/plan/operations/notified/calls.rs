@@ -1,7 +1,7 @@
 //! Which system calls do which operations, and to what: what a notification of seccomp has is the number of a call and its arguments.
 //!
 //! Those of x86-64, by their names; one that an architecture has not is never notified there. What does an operation without a system
-//! call of its own (io_uring, libaio, the kernel that opens the interpreter of a program) is not here.
+//! call of its own (`io_uring`, libaio, the kernel that opens the interpreter of a program) is not here.
 
 use injector_common::operation as border;
 
