@@ -13,12 +13,12 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::harms::within;
-use crate::is_able;
 use crate::matrix::{BY_SYSCALL_WITHOUT_PATH, WITHOUT_PATH};
 use crate::support::{Background, Cgroup, Experiment, Located as _, in_vm, injector, sh};
 use crate::victim::{Folder, errnos};
+use crate::{is_able, loads_slowly};
 
-/// Rounds where nobody says for how long.
+/// Rounds where nobody says for how long; one where programs load slowly.
 const FEW: u64 = 2;
 
 /// How long the target works in each round while it is struck.
@@ -171,10 +171,10 @@ fn fault(dice: &mut Dice, able: &Able, target: &str, folder: &Folder) -> String 
     let mut text = format!("[[fault]]\ntarget = \"{target}\"\nkind = \"{kind}\"\n");
     let mut struck = vec!["read"];
     if ["io.error", "io.delay"].contains(&kind) {
-        struck = dice.some(if kind == "io.error" { &fails } else { &sleeps }, 6);
+        struck = dice.some(if kind == "io.error" { &fails } else { &sleeps }, 4);
         text += &format!("operations = {}\n", quoted(&struck));
     } else if kind.starts_with("syscall.") {
-        text += &format!("syscalls = {}\n", quoted(&dice.some(&calls, 4)));
+        text += &format!("syscalls = {}\n", quoted(&dice.some(&calls, 3)));
     }
     match kind {
         // One in ten is ESTALE, for which the kernel itself tries again.
@@ -244,7 +244,7 @@ fn round(seed: u64, able: &Able) -> u64 {
         scenario += &format!("[target.{name}]\ncgroup = \"{}\"\n", cgroup.path());
     }
     for target in ["a", "b"] {
-        for _ in 0..=dice.below(3) {
+        for _ in 0..=dice.below(2) {
             scenario += &fault(&mut dice, able, target, &folder);
         }
     }
@@ -298,9 +298,10 @@ fn random_scenarios_neither_lose_the_kernel_nor_leave_anything() {
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() << 16;
     let seed = number("INJECTOR_FUZZ_SEED").unwrap_or_else(clock);
     let time = number("INJECTOR_FUZZ_MINUTES").map(|minutes| Duration::from_secs(60 * minutes));
+    let few = if loads_slowly() { 1 } else { FEW };
     let (able, before, start) = (Able::ask(), warnings(), Instant::now());
     let (mut rounds, mut struck) = (0, 0);
-    while time.map_or(rounds < FEW, |time| start.elapsed() < time) {
+    while time.map_or(rounds < few, |time| start.elapsed() < time) {
         struck += round(seed + rounds, &able);
         rounds += 1;
         assert_eq!(warnings(), before, "the kernel has warned");
