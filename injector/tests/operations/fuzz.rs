@@ -31,7 +31,6 @@ const INTERRUPTED: i32 = 130;
 const BUSY: &str = r#"
 import fcntl, mmap, signal, threading, time
 folder = sys.argv[2]
-os.nice(19)
 os.makedirs(folder, exist_ok=True)
 at = lambda name: os.path.join(folder, name)
 def some(name, flags=os.O_RDWR | os.O_CREAT):
@@ -88,6 +87,8 @@ def work():
             act()
         except BaseException:
             pass
+        # With one processor injector has to come by it too, and the kernel waits for tasks to leave it before programs are attached.
+        time.sleep(0.01)
 enter()
 print("busy", flush=True)
 while True:
