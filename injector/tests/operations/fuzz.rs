@@ -249,9 +249,9 @@ fn round(seed: u64, able: &Able) -> u64 {
             scenario += &fault(&mut dice, able, target, &folder);
         }
     }
-    let is_killed = dice.below(4) == 0;
-    tell(&format!("INJECTOR_FUZZ_SEED={seed}, killed: {is_killed}"));
-    // It works already while programs are attached, and still while they are detached.
+    let (is_killed, is_early) = (dice.below(4) == 0, dice.below(4) == 0);
+    tell(&format!("INJECTOR_FUZZ_SEED={seed}"));
+    let began = Instant::now();
     let start = |cgroup: &Cgroup| {
         let mut command = within(cgroup, BUSY);
         // The linker of a program whose libraries can't be read complains.
@@ -259,8 +259,12 @@ fn round(seed: u64, able: &Able) -> u64 {
         busy.wait_for_line("busy");
         busy
     };
-    let mut busy: Vec<Background> = cgroups.iter().map(start).collect();
+    let start_all = || cgroups.iter().map(start).collect::<Vec<Background>>();
+    // The target works still while programs are detached, and in some rounds already while they are attached, which takes long in emulation.
+    let early = is_early.then(start_all);
     let experiment = Experiment::apply(&scenario);
+    let armed = began.elapsed();
+    let mut busy = early.unwrap_or_else(start_all);
     let end = Instant::now() + WORK;
     while Instant::now() < end {
         for (one, cgroup) in busy.iter_mut().zip(&cgroups) {
@@ -283,6 +287,10 @@ fn round(seed: u64, able: &Able) -> u64 {
         struck = faults.iter().map(|fault| fault["injected"].as_u64().unwrap()).sum();
     }
     drop(busy);
+    tell(&format!(
+        "busy when attached: {is_early}, armed after {armed:?}, killed: {is_killed}, over after {:?}",
+        began.elapsed()
+    ));
     for cgroup in &cgroups {
         let found = errnos(&folder.path().join("sane"), Some(cgroup));
         assert!(found.values().all(|errno| *errno == 0), "left of it: {found:?}\n{scenario}");
