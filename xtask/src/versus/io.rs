@@ -66,15 +66,18 @@ pub(crate) struct OperateArgs {
 
 /// `xtask operate`, in the guest: reads, writes and opens a file so often, and prints the time of each.
 pub(crate) fn operate(args: &OperateArgs) -> Result<()> {
+    crate::say::data(format_args!("{}", serde_json::to_string(&costs(args)?)?));
+    Ok(())
+}
+
+fn costs(args: &OperateArgs) -> Result<Costs> {
     let file = File::options().read(true).write(true).open(&args.file)?;
     let mut byte = [0];
-    let costs = Costs {
+    Ok(Costs {
         read: nanoseconds(args.count, || file.read_at(&mut byte, 0).map(drop))?,
         write: nanoseconds(args.count, || file.write_at(b"x", 0).map(drop))?,
         open: nanoseconds(args.count, || File::open(&args.file).map(drop))?,
-    };
-    crate::say::data(format_args!("{}", serde_json::to_string(&costs)?));
-    Ok(())
+    })
 }
 
 /// The time of one of so many, after some that are not counted.
@@ -158,7 +161,8 @@ mod tests {
     fn operations_are_done_and_timed() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "y").unwrap();
-        operate(&OperateArgs { file: file.path().to_owned(), count: 20 }).unwrap();
+        let costs = costs(&OperateArgs { file: file.path().to_owned(), count: 20 }).unwrap();
+        assert!(costs.read > 0.0 && costs.write > 0.0 && costs.open > 0.0, "{costs:?}");
         assert_eq!(std::fs::read(file.path()).unwrap(), b"x");
         assert!(operate(&OperateArgs { file: "/nonexistent".into(), count: 1 }).is_err());
     }
