@@ -59,8 +59,11 @@ enum Task {
     Demo(demo::DemoArgs),
     /// Measure the pure decision by itself, and the programs on this machine's kernel
     Bench,
-    /// Measure our faults beside netem's, in turns in one virtual machine
+    /// Measure our faults beside netem's, in turns in one virtual machine; or of operations beside strace and bindfs
     Versus(versus::VersusArgs),
+    /// Read, write and open a file so often, and print the time of each
+    #[command(hide = true)]
+    Operate(versus::io::OperateArgs),
     /// Run the tests, and cargo-deny and typos where they are installed
     Ci,
 }
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::command(&args),
         Task::Bench => bench::command(),
         Task::Versus(args) => versus::command(&args),
+        Task::Operate(args) => versus::io::operate(&args),
         Task::Ci => ci::command(),
     };
     match result {

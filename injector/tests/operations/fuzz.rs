@@ -13,12 +13,12 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::harms::within;
-use crate::is_able;
 use crate::matrix::{BY_SYSCALL_WITHOUT_PATH, WITHOUT_PATH};
 use crate::support::{Background, Cgroup, Experiment, Located as _, in_vm, injector, sh};
 use crate::victim::{Folder, errnos};
+use crate::{is_able, loads_slowly};
 
-/// Rounds where nobody says for how long.
+/// Rounds where nobody says for how long; one where programs load slowly.
 const FEW: u64 = 2;
 
 /// How long the target works in each round while it is struck.
@@ -31,7 +31,6 @@ const INTERRUPTED: i32 = 130;
 const BUSY: &str = r#"
 import fcntl, mmap, signal, threading, time
 folder = sys.argv[2]
-os.nice(19)
 os.makedirs(folder, exist_ok=True)
 at = lambda name: os.path.join(folder, name)
 def some(name, flags=os.O_RDWR | os.O_CREAT):
@@ -88,8 +87,11 @@ def work():
             act()
         except BaseException:
             pass
-enter()
+        # With one processor injector has to come by it too, and the kernel waits for tasks to leave it before programs are attached.
+        time.sleep(0.01)
+# From then on anything may kill it.
 print("busy", flush=True)
+enter()
 while True:
     try:
         child(work)
@@ -171,10 +173,10 @@ fn fault(dice: &mut Dice, able: &Able, target: &str, folder: &Folder) -> String 
     let mut text = format!("[[fault]]\ntarget = \"{target}\"\nkind = \"{kind}\"\n");
     let mut struck = vec!["read"];
     if ["io.error", "io.delay"].contains(&kind) {
-        struck = dice.some(if kind == "io.error" { &fails } else { &sleeps }, 6);
+        struck = dice.some(if kind == "io.error" { &fails } else { &sleeps }, 4);
         text += &format!("operations = {}\n", quoted(&struck));
     } else if kind.starts_with("syscall.") {
-        text += &format!("syscalls = {}\n", quoted(&dice.some(&calls, 4)));
+        text += &format!("syscalls = {}\n", quoted(&dice.some(&calls, 3)));
     }
     match kind {
         // One in ten is ESTALE, for which the kernel itself tries again.
@@ -235,8 +237,9 @@ fn tell(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "\nfuzz: {text}");
 }
 
-/// One round. Returns how much was struck.
-fn round(seed: u64, able: &Able) -> u64 {
+/// One round. Returns how much was struck. In a long run the target works in some rounds already while programs are attached, which takes minutes
+/// in emulation.
+fn round(seed: u64, able: &Able, is_long: bool) -> u64 {
     let mut dice = Dice(seed);
     let (folder, cgroups) = (Folder::new(), [Cgroup::new(), Cgroup::new()]);
     let mut scenario = format!("seed = {}\n", seed % (1 << 32));
@@ -244,13 +247,13 @@ fn round(seed: u64, able: &Able) -> u64 {
         scenario += &format!("[target.{name}]\ncgroup = \"{}\"\n", cgroup.path());
     }
     for target in ["a", "b"] {
-        for _ in 0..=dice.below(3) {
+        for _ in 0..=dice.below(2) {
             scenario += &fault(&mut dice, able, target, &folder);
         }
     }
-    let is_killed = dice.below(4) == 0;
-    tell(&format!("INJECTOR_FUZZ_SEED={seed}, killed: {is_killed}"));
-    // It works already while programs are attached, and still while they are detached.
+    let (is_killed, is_early) = (dice.below(4) == 0, dice.below(4) == 0 && is_long);
+    tell(&format!("INJECTOR_FUZZ_SEED={seed}"));
+    let began = Instant::now();
     let start = |cgroup: &Cgroup| {
         let mut command = within(cgroup, BUSY);
         // The linker of a program whose libraries can't be read complains.
@@ -258,8 +261,12 @@ fn round(seed: u64, able: &Able) -> u64 {
         busy.wait_for_line("busy");
         busy
     };
-    let mut busy: Vec<Background> = cgroups.iter().map(start).collect();
+    let start_all = || cgroups.iter().map(start).collect::<Vec<Background>>();
+    // It works still while programs are detached.
+    let early = is_early.then(start_all);
     let experiment = Experiment::apply(&scenario);
+    let armed = began.elapsed();
+    let mut busy = early.unwrap_or_else(start_all);
     let end = Instant::now() + WORK;
     while Instant::now() < end {
         for (one, cgroup) in busy.iter_mut().zip(&cgroups) {
@@ -282,6 +289,10 @@ fn round(seed: u64, able: &Able) -> u64 {
         struck = faults.iter().map(|fault| fault["injected"].as_u64().unwrap()).sum();
     }
     drop(busy);
+    tell(&format!(
+        "busy when attached: {is_early}, armed after {armed:?}, killed: {is_killed}, over after {:?}",
+        began.elapsed()
+    ));
     for cgroup in &cgroups {
         let found = errnos(&folder.path().join("sane"), Some(cgroup));
         assert!(found.values().all(|errno| *errno == 0), "left of it: {found:?}\n{scenario}");
@@ -298,10 +309,11 @@ fn random_scenarios_neither_lose_the_kernel_nor_leave_anything() {
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() << 16;
     let seed = number("INJECTOR_FUZZ_SEED").unwrap_or_else(clock);
     let time = number("INJECTOR_FUZZ_MINUTES").map(|minutes| Duration::from_secs(60 * minutes));
+    let few = if loads_slowly() { 1 } else { FEW };
     let (able, before, start) = (Able::ask(), warnings(), Instant::now());
     let (mut rounds, mut struck) = (0, 0);
-    while time.map_or(rounds < FEW, |time| start.elapsed() < time) {
-        struck += round(seed + rounds, &able);
+    while time.map_or(rounds < few, |time| start.elapsed() < time) {
+        struck += round(seed + rounds, &able, time.is_some());
         rounds += 1;
         assert_eq!(warnings(), before, "the kernel has warned");
     }

@@ -1,7 +1,9 @@
 //! `cargo xtask versus`: what our faults cost beside netem's, measured in turns in one virtual machine.
 //!
-//! [`plan`] says what is measured, `guest.py` measures it in the guest, [`table`] makes the tables of it.
+//! [`plan`] says what is measured, `guest.py` measures it in the guest, [`table`] makes the tables of it. [`io`] does all three for operations, beside
+//! strace and a file system in user space.
 
+pub(crate) mod io;
 mod plan;
 mod table;
 
@@ -19,8 +21,9 @@ use std::path::PathBuf;
 
 const SCRIPT: &str = include_str!("guest.py");
 const DOCUMENT: &str = "docs/performance.md";
-const BEGIN: &str = "<!-- versus:begin -->";
-const END: &str = "<!-- versus:end -->";
+/// Between these lines of it the tables are, of packets and of operations.
+const MARKERS: [&str; 2] = ["<!-- versus:begin -->", "<!-- versus:end -->"];
+const IO_MARKERS: [&str; 2] = ["<!-- versus-io:begin -->", "<!-- versus-io:end -->"];
 
 #[derive(clap::Args)]
 pub(crate) struct VersusArgs {
@@ -36,6 +39,9 @@ pub(crate) struct VersusArgs {
     /// How QEMU runs the guest; with `counted` the figures don't depend on what else this machine does
     #[arg(long, value_enum, default_value_t = qemu::Accel::Counted)]
     accel: qemu::Accel,
+    /// Measure reads, writes and opens beside strace and bindfs instead
+    #[arg(long)]
+    io: bool,
     /// Write the tables to docs/performance.md too
     #[arg(long)]
     update: bool,
@@ -44,8 +50,15 @@ pub(crate) struct VersusArgs {
 /// Measures on each kernel, one after the other, and prints the tables.
 pub(crate) fn command(args: &VersusArgs) -> Result<()> {
     let programs = Programs { injector: build_injector()?, tests: Vec::new() };
-    let plan = serde_json::to_string(&Plan::new(args.seconds, args.rounds))?;
-    let mut job = Job::of("versus", ["/usr/bin/python3", "-c", SCRIPT, &plan].map(str::to_owned).to_vec());
+    let mut job = if args.io {
+        Job::of("versus-io", io::command(args.rounds))
+    } else {
+        let plan = serde_json::to_string(&Plan::new(args.seconds, args.rounds))?;
+        Job::of("versus", ["/usr/bin/python3", "-c", SCRIPT, &plan].map(str::to_owned).to_vec())
+    };
+    if args.io {
+        job.bins.push("bindfs".to_owned());
+    }
     job.accel = args.accel;
     let mut text = String::new();
     for series in Series::parse_list(&args.kernel)? {
@@ -54,8 +67,9 @@ pub(crate) fn command(args: &VersusArgs) -> Result<()> {
             if run.verdict != Verdict::Exited(0) {
                 bail!("{}: {}", run.kernel.series.name(), run.verdict);
             }
-            let measurements = table::parse(&data_of(&run.output))?;
-            let _ = writeln!(text, "{}\n{}\n", heading(&run.kernel, args), table::render(&measurements)?);
+            let found = data_of(&run.output);
+            let tables = if args.io { io::render(&found)? } else { table::render(&table::parse(&found)?)? };
+            let _ = writeln!(text, "{}\n{tables}\n", heading(&run.kernel, args));
         }
     }
     let text = text.trim_end();
@@ -63,7 +77,8 @@ pub(crate) fn command(args: &VersusArgs) -> Result<()> {
     if args.update {
         let path = workspace::root().join(DOCUMENT);
         let document = std::fs::read_to_string(&path).with_context(|| format!("cannot read {DOCUMENT}"))?;
-        let document = table::replace_between(&document, BEGIN, END, text)?;
+        let [begin, end] = if args.io { IO_MARKERS } else { MARKERS };
+        let document = table::replace_between(&document, begin, end, text)?;
         std::fs::write(&path, document).with_context(|| format!("cannot write {DOCUMENT}"))?;
         say!("wrote {DOCUMENT}");
     }
@@ -78,8 +93,10 @@ fn build_injector() -> Result<PathBuf> {
 }
 
 fn heading(kernel: &Kernel, args: &VersusArgs) -> String {
+    let seconds =
+        if args.io { String::new() } else { format!(", seconds of each measurement: {}", args.seconds) };
     format!(
-        "### Linux {}\n\nPackage {}. Medians; rounds: {}, seconds of each measurement: {}.\n",
-        kernel.release, kernel.version, args.rounds, args.seconds
+        "### Linux {}\n\nPackage {}. Medians; rounds: {}{seconds}.\n",
+        kernel.release, kernel.version, args.rounds
     )
 }

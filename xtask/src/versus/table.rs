@@ -66,7 +66,7 @@ fn figures() -> [Figure; 4] {
 }
 
 /// The middle one; of an even number the mean of the two in the middle. `None` of nothing.
-fn median(mut values: Vec<f64>) -> Option<f64> {
+pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let above = *values.get(values.len() / 2)?;
     let below = *values.get((values.len() - 1) / 2)?;
