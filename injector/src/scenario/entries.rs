@@ -205,13 +205,9 @@ fn find_kind(span: Span, name: &str, errors: &mut Errors) -> Option<&'static dyn
         return Some(kind);
     }
     let names = || kinds::KINDS.iter().map(|kind| kind.name());
-    let hint = match nearest::nearest(name, names()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => {
-            let all = names().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-            format!("there is {all}")
-        }
-    };
+    let all = || names().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let near = nearest::nearest(name, names()).map(|near| format!("did you mean `{near}`?"));
+    let hint = near.unwrap_or_else(|| format!("there is {}", all()));
     errors.at(span, format!("unknown kind \"{}\"", clip(name))).hint(hint);
     None
 }
