@@ -142,7 +142,9 @@ impl Able {
             let rows = list(&doctor["operations"]).into_iter().filter(|row| row[effect]["by"].is_string());
             rows.map(|row| text(&row["operation"])).collect::<Vec<_>>()
         };
-        let strikes = |kind: &String| kind.starts_with("io.") || kind.starts_with("syscall.");
+        // Short ones are of commands alone.
+        let strikes =
+            |kind: &String| kind.starts_with("io.") && kind != "io.short" || kind.starts_with("syscall.");
         Self {
             kinds: kinds.iter().map(text).filter(strikes).collect(),
             error: can("error"),
