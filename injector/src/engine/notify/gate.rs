@@ -69,6 +69,8 @@ pub struct Gate {
     page: Arc<Page>,
     filter: Vec<libc::sock_filter>,
     waits: OwnedFd,
+    /// The process that opens the gate.
+    parent: u32,
 }
 
 /// The controller's side.
@@ -83,12 +85,20 @@ pub(super) fn open(filter: Vec<libc::sock_filter>) -> io::Result<(Gate, Door)> {
     let page = Arc::new(Page::new()?);
     let (waits, lets_go) = pipe2(OFlag::O_CLOEXEC)?;
     let door = Door { page: Arc::clone(&page), lets_go };
-    Ok((Gate { page, filter, waits }, door))
+    Ok((Gate { page, filter, waits, parent: std::process::id() }, door))
 }
 
 impl Gate {
     /// Puts this process under the filter and waits until somebody answers its calls. For between fork and exec: it makes system calls alone.
+    ///
+    /// Until then it dies with the thread that has forked it: it holds both ends of what it waits by, so nothing else would end it, and a call that
+    /// is notified before somebody has the listener would wait for ever.
     pub fn pass(&self) -> io::Result<()> {
+        die_with_parent(libc::SIGKILL)?;
+        // SAFETY: a plain system call.
+        if unsafe { libc::getppid() }.cast_unsigned() != self.parent {
+            return Err(Errno::ECANCELED.into());
+        }
         let said = self.page.said();
         // SAFETY: a plain system call.
         said.pid.store(unsafe { libc::getpid() }, Ordering::Release);
@@ -105,13 +115,20 @@ impl Gate {
             // SAFETY: the byte lives until the call returns.
             let read = unsafe { libc::read(self.waits.as_raw_fd(), (&raw mut byte).cast(), 1) };
             match Errno::result(read) {
-                Ok(1) => return Ok(()),
+                // From here on its calls are answered also without its parent.
+                Ok(1) => return die_with_parent(0),
                 Err(Errno::EINTR) => {}
                 Ok(_) => return Err(Errno::ECANCELED.into()),
                 Err(errno) => return Err(errno.into()),
             }
         }
     }
+}
+
+/// Says by which signal this process dies when the thread that has forked it does; 0 is not at all.
+fn die_with_parent(signal: i32) -> io::Result<()> {
+    // SAFETY: a plain system call.
+    Ok(Errno::result(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) }).map(drop)?)
 }
 
 /// Who has come, and the listener of its filter.

@@ -32,6 +32,7 @@ pub(super) use trial::trial;
 
 use super::error::EngineError;
 use super::prepare::Prepared;
+use crate::kill_point::kill_point;
 use crate::plan::World;
 use crate::plan::operations::notified;
 use gate::{Door, NotTaken};
@@ -120,6 +121,7 @@ fn admit(
     times: Times,
 ) -> Result<Option<Arc<Server>>, NotTaken> {
     let Some(taken) = door.take(&|| is_over.load(Ordering::Acquire))? else { return Ok(None) };
+    kill_point("listener taken");
     let served = Server::start(taken.listener, rules, times).and_then(|server| {
         door.let_go()?;
         Ok(server)

@@ -235,3 +235,45 @@ fn who_outlives_the_command_goes_on() {
     assert!(said().lines().rev().nth(3).is_some_and(|line| line.starts_with("fsync 0 ")), "{}", said());
     assert!(said().contains("fsync 5 ") || in_vm(), "{}", said());
 }
+
+/// The variable that marks all processes of a test, and the processes that have it.
+const MARK: &str = "INJECTOR_TEST_MARK";
+
+fn marked(mark: &str) -> Vec<i32> {
+    let has = |pid: &i32| {
+        let variables = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        variables.split(|byte| *byte == 0).any(|variable| variable == format!("{MARK}={mark}").as_bytes())
+    };
+    let all = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(has).collect()
+}
+
+#[test]
+fn a_controller_killed_at_any_step_leaves_no_process_behind() {
+    // Of a call that every program makes, so that what waits on its way to the command does so too.
+    let keys = "kind = \"io.error\"\noperations = [\"read\", \"close\"]\npath = \"/nonexistent\"";
+    if !falls_back(&fault(keys)) {
+        return;
+    }
+    let file = scenario(&fault(keys));
+    let every = if in_vm() { 7 } else { 1 };
+    let (mut killed, mut died_before, mut went_on) = (0, 0, 0);
+    for step in (1..).step_by(every) {
+        let mark = format!("{}-{step}", std::process::id());
+        let mut command = injector();
+        command.arg("run").arg(file.path()).args(["--", "sh", "-c", "sleep 0.2; echo went on"]);
+        command.env(MARK, &mark).env("INJECTOR_KILL_AT", step.to_string());
+        // The output ends with the last process that has it.
+        let output = command.output().unwrap();
+        wait_until(patience() * 20, &format!("nobody is left of step {step}"), || marked(&mark).is_empty());
+        injector().arg("clean").output().unwrap();
+        let said = output.stdout == b"went on\n";
+        if output.status.success() {
+            assert!(said);
+            break;
+        }
+        killed += 1;
+        *(if said { &mut went_on } else { &mut died_before }) += 1;
+    }
+    assert!(killed > 1 && died_before > 0 && (went_on > 0 || in_vm()), "{killed} {died_before} {went_on}");
+}
