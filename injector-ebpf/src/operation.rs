@@ -22,8 +22,7 @@ use crate::object::{
     of_registers, operation_of, registers,
 };
 use crate::path::{field, half, word};
-use crate::strike::armed;
-use crate::task::{count_passed_by, rules_of_task};
+use crate::task::{count_passed_by, struck_task};
 
 /// The entries: the loader finds them by their names. They return 64 bits, since the functions of system calls do.
 macro_rules! entries {
@@ -121,11 +120,7 @@ pub extern "C" fn injector_do_rest(_context: *mut c_void) -> i64 {
 
 #[inline(always)]
 fn decide_ahead(context: *mut c_void) {
-    let Some(control) = armed() else { return };
-    let Some((target, rules)) = rules_of_task(control) else { return };
-    if rules.count == 0 {
-        return;
-    }
+    let Some((control, target, rules)) = struck_task() else { return };
     let fate = fate_of(control, target, rules, &of_registers(argument(context, 0)));
     let until_ns = until(control, &fate);
     let pending = Pending { until_ns, errno: fate.errno, signal: fate.signal, rule: fate.slept_by, _pad: 0 };
@@ -164,7 +159,7 @@ fn finish() -> i64 {
 /// Whether the caller is a target's, with something to decide.
 #[inline(always)]
 fn is_of_target() -> bool {
-    armed().and_then(rules_of_task).is_some_and(|(_, rules)| rules.count != 0)
+    struck_task().is_some()
 }
 
 /// The thread, by its number.
@@ -210,32 +205,20 @@ fn bounded(errno: i64) -> i64 {
 /// that way through it.
 #[inline(never)]
 fn strike(context: *mut c_void, object: Object, operation: u32) -> i64 {
-    let Some(control) = armed() else { return 0 };
-    let Some((target, rules)) = rules_of_task(control) else { return 0 };
-    if rules.count == 0 {
-        return 0;
-    }
+    let Some((control, target, rules)) = struck_task() else { return 0 };
     let Some(done) = done(context, object, operation) else { return 0 };
     errno_of(control, target, rules, &done)
 }
 
 #[inline(always)]
 fn of_syscall(context: *mut c_void) -> i64 {
-    let Some(control) = armed() else { return 0 };
-    let Some((target, rules)) = rules_of_task(control) else { return 0 };
-    if rules.count == 0 {
-        return 0;
-    }
+    let Some((control, target, rules)) = struck_task() else { return 0 };
     errno_of(control, target, rules, &of_registers(argument(context, 0)))
 }
 
 #[inline(always)]
 fn lost(context: *mut c_void) -> i64 {
-    let Some(control) = armed() else { return 0 };
-    let Some((target, rules)) = rules_of_task(control) else { return 0 };
-    if rules.count == 0 {
-        return 0;
-    }
+    let Some((control, target, rules)) = struck_task() else { return 0 };
     let registers = registers();
     // What the kernel writes by itself, or for io_uring, has no registers of its own; vectors have no length in them.
     if operation_of(registers) != op::WRITE {

@@ -12,8 +12,7 @@ use crate::fail::fate_of;
 use crate::maps::offset;
 use crate::object::{Done, KIND_SOCKET, of_descriptor, operation_of};
 use crate::path::{field, word};
-use crate::strike::armed;
-use crate::task::rules_of_task;
+use crate::task::struck_task;
 
 /// What was read, and what becomes of it.
 #[repr(C)]
@@ -44,11 +43,7 @@ pub extern "C" fn injector_do_end(context: *mut c_void) -> i64 {
 
 #[inline(always)]
 fn rot(registers: u64, length: u64) {
-    let Some(control) = armed() else { return };
-    let Some((target, rules)) = rules_of_task(control) else { return };
-    if rules.count == 0 {
-        return;
-    }
+    let Some((control, target, rules)) = struck_task() else { return };
     let mut done = Done {
         place: op::AT_END,
         operation: operation_of(registers),

@@ -22,8 +22,8 @@ use injector_common::window::is_over;
 
 use crate::maps::{RULES, needs};
 use crate::memory::{FaultMemory, blur};
-use crate::strike::{Tries, armed, now_ns};
-use crate::task::{count, record, rules_of_task};
+use crate::strike::{Tries, now_ns};
+use crate::task::{count, record, struck_task};
 
 const PASS: i32 = 1;
 const FAIL: i32 = 0;
@@ -87,11 +87,7 @@ fn v6(context: *mut bpf_sock_addr) -> Address {
 
 #[inline(always)]
 fn answer(call: u32, context: *mut bpf_sock_addr, address: fn(*mut bpf_sock_addr) -> Address) -> i32 {
-    let Some(control) = armed() else { return PASS };
-    let Some((id, rules)) = rules_of_task(control) else { return PASS };
-    if rules.count == 0 {
-        return PASS;
-    }
+    let Some((control, id, rules)) = struck_task() else { return PASS };
     // SAFETY: the verifier checks each access to a field of the context.
     let (protocol, port) = unsafe { ((*context).protocol as u8, u16::from_be((*context).user_port as u16)) };
     let packet = call::packet(call, protocol, address(context), port);

@@ -11,7 +11,16 @@ use injector_common::rule::{CALL, Rule};
 
 use crate::maps::{COUNTERS, EVENTS, EVENTS_LOST};
 use crate::memory::{add, add_one};
+use crate::strike::armed;
 use crate::target::rules_of_cgroup;
+
+/// The experiment, if it is armed and the caller is a target's with rules for what it does: with the target's id, and these rules.
+#[inline(always)]
+pub(crate) fn struck_task() -> Option<(&'static Control, u64, Span)> {
+    let control = armed()?;
+    let (target, rules) = rules_of_task(control)?;
+    (rules.count != 0).then_some((control, target, rules))
+}
 
 /// The rules of the calls of the innermost target whose cgroup holds the caller, and its cgroup id.
 #[inline(always)]

@@ -16,8 +16,7 @@ use crate::fail::fate_of;
 use crate::maps::offset;
 use crate::object::Done;
 use crate::path::{field, half, word};
-use crate::strike::armed;
-use crate::task::rules_of_task;
+use crate::task::struck_task;
 
 const MAX_ERROR: u32 = 24;
 const ESTIMATED_ERROR: u32 = 32;
@@ -62,11 +61,7 @@ fn registers(context: *mut c_void) -> u64 {
 
 #[inline(always)]
 fn tell(registers: u64, address: u64) {
-    let Some(control) = armed() else { return };
-    let Some((target, rules)) = rules_of_task(control) else { return };
-    if rules.count == 0 {
-        return;
-    }
+    let Some((control, target, rules)) = struck_task() else { return };
     let syscall = half(field(registers, offset!(regs_number)));
     let done = Done { place: op::AT_END, operation: NONE, syscall, kind: 0, names: [(0, 0); 2] };
     let fate = fate_of(control, target, rules, &done);
