@@ -62,3 +62,20 @@ fn what_is_not_named_stays_true_and_the_calls_fail_as_others_do() {
     assert_eq!(second, format!("1500 {estimated} True"));
     assert_eq!(experiment.end().only().injected, 1);
 }
+
+/// Both are faults of the same system call, one where it begins and one where it ends: neither is decided at the other's place.
+#[test]
+fn what_is_decided_where_a_call_begins_is_not_decided_once_more_where_it_ends() {
+    let told = "kind = \"clock.uncertainty\"\nesterror = \"2s\"";
+    let signal = "kind = \"syscall.signal\"\nid = \"signal\"\nsyscalls = \"adjtimex\"\nsignal = \"SIGURG\"";
+    if !is_able() || !can(told, true, &["can't be had on this kernel"]) {
+        return;
+    }
+    let cgroup = Cgroup::new();
+    let both = format!("{told}\nid = \"told\"\n[[fault]]\ntarget = \"t\"\n{signal}");
+    let experiment = Experiment::apply(&scenario(&cgroup, &both));
+    assert!(heard(Some(&cgroup)).iter().all(|line| line.contains(" 2000000 ")));
+    let report = experiment.end();
+    let counted = |id| (report.fault(id).matched, report.fault(id).injected);
+    assert_eq!((counted("told"), counted("signal")), ((2, 2), (1, 1)));
+}
