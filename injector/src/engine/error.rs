@@ -255,7 +255,7 @@ impl EngineError {
                 "load the modules (`modprobe -a ifb act_mirred act_gact cls_matchall cls_bpf sch_ingress`), or keep packets back on the side that sends them"
             }
             Self::NoOperation { could_fall_back: true, .. } => {
-                "`fallback = \"seccomp\"` in the fault has it for the command, by notifications that cost about 0.1 ms for each of its calls; `injector doctor` says which mechanisms there are"
+                "`fallback = \"seccomp\"` in the fault has it for the command, by notifications that cost 10 to 40 us for each of its calls; `injector doctor` says which mechanisms there are"
             }
             Self::Notify { .. } => {
                 "the command was ended; `injector doctor` tries the same. In a container its own seccomp profile may be in the way"

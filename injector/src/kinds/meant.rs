@@ -41,7 +41,7 @@ table! {
     /// What is taken where the kernel has nothing better.
     pub(crate) struct FallbackTable {
         /// `"seccomp"`: where this kernel has no other mechanism, system calls of the command that `injector run` starts are
-        /// kept until injector has decided over them, about 0.1 ms each. Default: then the fault is refused.
+        /// kept until injector has decided over them, some 10 to 40 us each. Default: then the fault is refused.
         "fallback" fallback: Fallback,
     }
 }

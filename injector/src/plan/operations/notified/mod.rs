@@ -109,7 +109,7 @@ pub fn mechanism(calls: &[SyscallName]) -> String {
 pub fn notes(effect: &Effect, why: &str) -> Vec<String> {
     let mut notes = vec![
         format!("by notifications of seccomp, as there is nothing better here ({why})"),
-        "each of these system calls of the command waits until injector has decided over it, about 0.1 ms, struck or not; other calls and other processes pay nothing".to_owned(),
+        "each of these system calls of the command waits until injector has decided over it, 10 to 40 us, struck or not; other calls and other processes pay nothing".to_owned(),
         "the command and its descendants alone, wherever they go; not what io_uring does and what 32-bit programs call. The decisions are not in the file of `--record`".to_owned(),
         "should injector be killed, another process of its own lets all calls go on until the last process under the filter has ended".to_owned(),
     ];
