@@ -22,14 +22,14 @@ const UDP: u8 = 17;
 
 /// The memory of a fault as the kernel has it: atomics, ordered as strictly.
 struct Shared {
-    words: [AtomicU64; 7],
+    words: [AtomicU64; 8],
     sequences: Vec<AtomicU64>,
 }
 
 impl Shared {
     fn new() -> Self {
         let sequences = (0..CLASSES).map(|_| AtomicU64::new(0)).collect();
-        Self { words: [const { AtomicU64::new(0) }; 7], sequences }
+        Self { words: [const { AtomicU64::new(0) }; 8], sequences }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::needs::Needs;
 use crate::packet::Packet;
 use crate::rule::{
     FREQUENCY_ALWAYS, FREQUENCY_MODEL, FREQUENCY_NTH, FREQUENCY_PROBABILITY, NO_LIMIT, RULE_EXCLUDES,
-    RULE_SPARES_GATEWAYS, RULE_SPARES_NEIGHBOURS, RULE_SPARES_PORTS, Rule,
+    RULE_LINKED, RULE_SPARES_GATEWAYS, RULE_SPARES_NEIGHBOURS, RULE_SPARES_PORTS, Rule,
 };
 
 /// What became of a packet under one rule.
@@ -50,6 +50,8 @@ pub enum Word {
     EgressLink,
     /// `FaultState::links` of ingress.
     IngressLink,
+    /// `FaultState::first_injected_ns`.
+    First,
 }
 
 /// The memory of a fault: atomics in a map, cells in the model.
@@ -64,6 +66,12 @@ pub trait Memory {
     fn load(&self, word: Word) -> u64;
     /// Replaces `old` by `new` and returns true, or returns false if the word is no longer `old`.
     fn replace(&self, word: Word, old: u64, new: u64) -> bool;
+
+    /// [`Word::First`] of the fault with another slot; 0 where nobody is followed.
+    #[inline(always)]
+    fn first_of(&self, _slot: u32) -> u64 {
+        0
+    }
 
     /// What rules can ask for here.
     #[inline(always)]
@@ -120,20 +128,44 @@ fn is_spared<S: AddressSets>(rule: &Rule, packet: &Packet, sets: &S) -> bool {
 /// `elapsed_ns` is the time since the start of the experiment; the caller has checked the deadline.
 #[inline(always)]
 pub fn decide<M: Memory>(rule: &Rule, packet: &Packet, elapsed_ns: u64, memory: &M) -> Outcome {
-    decide_or_stay(rule, packet, elapsed_ns, memory, false)
+    match window_ns(rule, elapsed_ns, memory) {
+        Some(window_ns) => decide_or_stay(rule, packet, (elapsed_ns, window_ns), memory, false),
+        None => Outcome::NotMeant,
+    }
 }
 
-/// The same, of a fault that strikes in any case once it has struck, within its bounds: see [`stays`].
+/// The time that counts for the rule's window: since the start of the experiment, or since the first strike of the fault that it follows;
+/// `None` before that.
+#[inline(always)]
+pub fn window_ns<M: Memory>(rule: &Rule, elapsed_ns: u64, memory: &M) -> Option<u64> {
+    if memory.needs().flags(RULE_LINKED) == 0 || rule.follows == 0 {
+        return Some(elapsed_ns);
+    }
+    // A CPU that looked at the clock before the first strike was noted may come after it.
+    let first_ns = memory.first_of(rule.follows - 1).checked_sub(1)?;
+    Some(elapsed_ns.saturating_sub(first_ns))
+}
+
+/// Notes that a fault has struck, for those that follow it. The first CPU's time stands.
+#[inline(always)]
+pub fn note_strike<M: Memory>(rule: &Rule, elapsed_ns: u64, memory: &M) {
+    if memory.needs().flags(RULE_LINKED) != 0 && rule.is_followed != 0 && memory.load(Word::First) == 0 {
+        let _ = memory.replace(Word::First, 0, elapsed_ns + 1);
+    }
+}
+
+/// The same, of a fault that strikes in any case once it has struck, within its bounds: see [`stays`]; and with the time of its window, see
+/// [`window_ns`].
 #[inline(always)]
 pub fn decide_or_stay<M: Memory>(
     rule: &Rule,
     packet: &Packet,
-    elapsed_ns: u64,
+    (elapsed_ns, window_ns): (u64, u64),
     memory: &M,
     has_struck: bool,
 ) -> Outcome {
     let needs = memory.needs();
-    if needs.window() && !rule.window.is_always_open() && !rule.window.is_open(elapsed_ns) {
+    if needs.window() && !rule.window.is_always_open() && !rule.window.is_open(window_ns) {
         return Outcome::NotMeant;
     }
     if !has_struck {
@@ -162,14 +194,14 @@ const STAYING: Word = Word::EgressChannel;
 
 /// Whether a fault has struck in the window that is open, and so stays: a disk that is full.
 #[inline(always)]
-pub fn stays<M: Memory>(rule: &Rule, elapsed_ns: u64, memory: &M) -> bool {
-    memory.load(STAYING) == rule.window.number(elapsed_ns) + 1
+pub fn stays<M: Memory>(rule: &Rule, window_ns: u64, memory: &M) -> bool {
+    memory.load(STAYING) == rule.window.number(window_ns) + 1
 }
 
 /// Notes that it has struck. What another CPU writes meanwhile is the same.
 #[inline(always)]
-pub fn stay<M: Memory>(rule: &Rule, elapsed_ns: u64, memory: &M) {
-    let _ = memory.replace(STAYING, memory.load(STAYING), rule.window.number(elapsed_ns) + 1);
+pub fn stay<M: Memory>(rule: &Rule, window_ns: u64, memory: &M) {
+    let _ = memory.replace(STAYING, memory.load(STAYING), rule.window.number(window_ns) + 1);
 }
 
 /// Forgets it, and what was counted until then: there is room again.
@@ -241,7 +273,7 @@ mod tests {
     /// The memory of a fault in the model. `stubborn` refuses every replacement, as a busy CPU might.
     #[derive(Default)]
     struct Cells {
-        words: [Cell<u64>; 7],
+        words: [Cell<u64>; 8],
         sequence: Cell<u64>,
         stubborn: bool,
     }
@@ -263,6 +295,9 @@ mod tests {
             assert_eq!(self.load(word), old);
             self.words[word as usize].set(if self.stubborn { old } else { new });
             !self.stubborn
+        }
+        fn first_of(&self, _slot: u32) -> u64 {
+            self.load(Word::First)
         }
     }
 
@@ -309,7 +344,8 @@ mod tests {
         let memory = Cells::default();
         let step = |elapsed_ns| {
             let has_struck = stays(&rule, elapsed_ns, &memory);
-            let outcome = decide_or_stay(&rule, &Packet::default(), elapsed_ns, &memory, has_struck);
+            let outcome =
+                decide_or_stay(&rule, &Packet::default(), (elapsed_ns, elapsed_ns), &memory, has_struck);
             if outcome == Injected {
                 stay(&rule, elapsed_ns, &memory);
             }
@@ -322,6 +358,28 @@ mod tests {
         assert_eq!(all([5, 6, 7, 8, 9, 60]), [Matched, Matched, Injected, Injected, Injected, NotMeant]);
         // Another window, in which the count goes on and nothing is the third any more.
         assert_eq!(all([100, 101, 102, 103, 104, 105]), [Matched; 6]);
+    }
+
+    #[test]
+    fn who_follows_counts_from_the_first_strike_of_another() {
+        let memory = Cells::default();
+        let first = Rule { flags: RULE_LINKED, is_followed: 1, ..Rule::default() };
+        let window = Window { start_ns: 10, for_ns: 5, ..Window::default() };
+        let second = Rule { flags: RULE_LINKED, follows: 1, window, ..Rule::default() };
+        let step = |elapsed_ns| decide(&second, &Packet::default(), elapsed_ns, &memory);
+        use Outcome::{Injected, NotMeant};
+        assert_eq!([0, 10, 12].map(step), [NotMeant; 3], "nobody has struck");
+        note_strike(&first, 100, &memory);
+        note_strike(&first, 105, &memory);
+        assert_eq!([99, 109, 110, 114, 115].map(step), [NotMeant, NotMeant, Injected, Injected, NotMeant]);
+        // Who is not followed notes nothing.
+        let alone = Cells::default();
+        note_strike(&Rule { is_followed: 0, ..first }, 100, &alone);
+        assert_eq!(alone.load(Word::First), 0);
+        // The strike itself, at the very start, is one too.
+        note_strike(&first, 0, &alone);
+        let at_once = Rule { window: Window::default(), ..second };
+        assert_eq!(decide(&at_once, &Packet::default(), 0, &alone), Injected);
     }
 
     #[test]

@@ -101,7 +101,7 @@ pub struct FaultState {
     pub budget: u64,
     /// State words of the loss model, one per direction, see [`crate::loss`].
     pub channels: [u64; 2],
-    /// Time of the first injection, for faults that start after this one; 0 before it.
+    /// Time from the start of the experiment to the first injection, and one; 0 before it. Kept only where others follow this fault.
     pub first_injected_ns: u64,
     /// When the link is free again, one word per direction, see [`crate::treatment`].
     pub links: [u64; 2],

@@ -45,7 +45,7 @@ pub mod treatment;
 pub mod window;
 
 /// Version of every layout in this crate. The object carries it, and the loader refuses another one.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Certainty in units of 2^-32: the largest value of a probability.
 pub const P32_ONE: u64 = 1 << 32;

@@ -9,7 +9,7 @@ use crate::matching::{
     KEY_LOCAL_PORT, KEY_PROTOCOL, KEY_REMOTE, KEY_REMOTE_PORT, KEY_TCP_FLAGS,
 };
 use crate::rule::{
-    FREQUENCY_MODEL, FREQUENCY_PROBABILITY, NO_LIMIT, RULE_EXCLUDES, RULE_SPARES_GATEWAYS,
+    FREQUENCY_MODEL, FREQUENCY_PROBABILITY, NO_LIMIT, RULE_EXCLUDES, RULE_LINKED, RULE_SPARES_GATEWAYS,
     RULE_SPARES_NEIGHBOURS, RULE_SPARES_PORTS, Rule,
 };
 
@@ -97,7 +97,7 @@ impl Needs {
         Self(self.0 & !(1 << (FREQUENCIES_SHIFT + FREQUENCY_MODEL)))
     }
 
-    /// Whether some rule has a window that is not always open.
+    /// Whether some rule has a window that is not always open, or counts from another fault's first strike on.
     #[inline(always)]
     #[must_use]
     pub const fn window(self) -> bool {
@@ -230,7 +230,8 @@ fn needs_of(rule: &Rule) -> u64 {
     needs |= 1 << (ACTIONS_SHIFT + rule.action);
     needs |= 1 << (FREQUENCIES_SHIFT + rule.frequency);
     for (needed, bit) in [
-        (!rule.window.is_always_open(), WINDOW),
+        // Who follows, and who is followed, has to know the time as who has a window.
+        (!rule.window.is_always_open() || rule.flags & RULE_LINKED != 0, WINDOW),
         (rule.budget.period_ns != 0, BUDGET),
         (rule.limit != NO_LIMIT, LIMIT),
     ] {

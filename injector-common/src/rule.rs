@@ -43,13 +43,16 @@ pub const ACTION_LOSE: u32 = 16;
 pub const ACTION_ROT: u32 = 17;
 /// `Rule::action`: what adjtimex(2) says of the clock is changed.
 pub const ACTION_UNCERTAINTY: u32 = 18;
-/// The actions on operations.
+/// `Rule::action`: nothing is done but to count, to packets as to operations. What strikes is what others may follow.
+pub const ACTION_OBSERVE: u32 = 19;
+/// The actions that operations can meet.
 pub const OPERATION_ACTIONS: u64 = 1 << ACTION_OPERATION
     | 1 << ACTION_SLEEP
     | 1 << ACTION_SIGNAL
     | 1 << ACTION_LOSE
     | 1 << ACTION_ROT
-    | 1 << ACTION_UNCERTAINTY;
+    | 1 << ACTION_UNCERTAINTY
+    | 1 << ACTION_OBSERVE;
 
 /// `Rule::frequency`: every matching packet is struck.
 pub const FREQUENCY_ALWAYS: u32 = 0;
@@ -84,6 +87,8 @@ pub const RULE_PER_SEGMENT: u32 = 1 << 4;
 pub const RULE_NAMES_DEVICES: u32 = 1 << 5;
 /// `Rule::flags`: its subject stays once it has struck.
 pub const RULE_STAYS: u32 = 1 << 6;
+/// `Rule::flags`: it follows another fault, or another one follows it.
+pub const RULE_LINKED: u32 = 1 << 7;
 
 /// `Rule::limit` that never ends a fault.
 pub const NO_LIMIT: u64 = u64::MAX;
@@ -106,6 +111,10 @@ pub struct Rule {
     pub spared_set: u32,
     /// TCP ports that are spared; 0 is none.
     pub spared_ports: [u16; 4],
+    /// Slot of the fault from whose first strike on the window counts, and one; 0 is the start of the experiment.
+    pub follows: u32,
+    /// 1: others follow this fault, so its first strike is noted.
+    pub is_followed: u32,
     /// Stream of the draws, made of the seed and the fault's id, see [`crate::draw::stream`].
     pub stream: u64,
     /// Probability in units of 2^-32.
@@ -138,6 +147,8 @@ impl Default for Rule {
             frequency: FREQUENCY_ALWAYS,
             spared_set: 0,
             spared_ports: [0; 4],
+            follows: 0,
+            is_followed: 0,
             stream: 0,
             probability_p32: 0,
             nth: Nth::EVERY,
@@ -152,8 +163,8 @@ impl Default for Rule {
     }
 }
 
-assert_layout!(Rule, size 832, align 8, {
-    action: 0, flags: 4, fault: 8, direction: 12, frequency: 16, spared_set: 20, spared_ports: 24, stream: 32,
-    probability_p32: 40, nth: 48, limit: 72, budget: 80, window: 96, model: 136, include: 184, exclude: 472,
-    treatment: 760,
+assert_layout!(Rule, size 840, align 8, {
+    action: 0, flags: 4, fault: 8, direction: 12, frequency: 16, spared_set: 20, spared_ports: 24, follows: 32,
+    is_followed: 36, stream: 40, probability_p32: 48, nth: 56, limit: 80, budget: 88, window: 104, model: 144,
+    include: 192, exclude: 480, treatment: 768,
 });

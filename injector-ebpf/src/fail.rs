@@ -3,7 +3,9 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_loop, bpf_send_signal};
-use injector_common::decide::{Memory as _, Outcome, decide_or_stay, free, stay, stays};
+use injector_common::decide::{
+    Memory as _, Outcome, decide_or_stay, free, note_strike, stay, stays, window_ns,
+};
 use injector_common::distribution::{Quantiles, quantile};
 use injector_common::draw;
 use injector_common::layout::{
@@ -241,11 +243,15 @@ fn is_of_subject(walk: &Walk, subject: &Subject) -> bool {
 
 #[inline(always)]
 fn decided(walk: &Walk, rule: &Rule, subject: &Subject, packet: &Packet, memory: &FaultMemory) -> Outcome {
+    let Some(window_ns) = window_ns(rule, walk.elapsed_ns, memory) else { return Outcome::NotMeant };
     let may_stay = needs().flags(RULE_STAYS) != 0 && subject.flags & SUBJECT_STAYS != 0;
-    let has_struck = may_stay && stays(rule, walk.elapsed_ns, memory);
-    let outcome = decide_or_stay(rule, packet, walk.elapsed_ns, memory, has_struck);
-    if may_stay && !has_struck && outcome == Outcome::Injected {
-        stay(rule, walk.elapsed_ns, memory);
+    let has_struck = may_stay && stays(rule, window_ns, memory);
+    let outcome = decide_or_stay(rule, packet, (walk.elapsed_ns, window_ns), memory, has_struck);
+    if outcome == Outcome::Injected {
+        note_strike(rule, walk.elapsed_ns, memory);
+        if may_stay && !has_struck {
+            stay(rule, window_ns, memory);
+        }
     }
     outcome
 }

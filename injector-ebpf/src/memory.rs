@@ -75,6 +75,7 @@ impl FaultMemory {
                 Word::IngressChannel => (&raw mut (*state).channels).cast::<u64>().add(1),
                 Word::EgressLink => (&raw mut (*state).links).cast::<u64>(),
                 Word::IngressLink => (&raw mut (*state).links).cast::<u64>().add(1),
+                Word::First => &raw mut (*state).first_injected_ns,
             }
         })
     }
@@ -145,6 +146,11 @@ impl Memory for FaultMemory {
     #[inline(always)]
     fn replace(&self, word: Word, old: u64, new: u64) -> bool {
         self.word(word).is_some_and(|word| exchange(word, old, new))
+    }
+
+    #[inline(always)]
+    fn first_of(&self, slot: u32) -> u64 {
+        Self::of(slot, self.needs).load(Word::First)
     }
 
     #[inline(always)]

@@ -14,7 +14,7 @@ use aya_ebpf::helpers::generated::{bpf_get_retval, bpf_loop, bpf_set_retval};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use injector_common::call::{self, CALL_BIND, CALL_CONNECT, CALL_SENDMSG, MAX_ERRNO};
-use injector_common::decide::{Outcome, decide, is_meant};
+use injector_common::decide::{Outcome, decide, is_meant, note_strike};
 use injector_common::layout::{CONTROL_TRACE, Control, MAX_RULES_PER_TARGET, Span};
 use injector_common::packet::{Address, Packet};
 use injector_common::rule::ACTION_CONNECT;
@@ -171,5 +171,9 @@ fn apply(walk: &Walk, index: u32) -> u32 {
     if walk.control_flags & CONTROL_TRACE != 0 {
         record(rule, (walk.target, walk.now_ns, 0), (index, outcome), walk.packet);
     }
-    if outcome == Outcome::Injected { treatment.count } else { 0 }
+    if outcome != Outcome::Injected {
+        return 0;
+    }
+    note_strike(rule, walk.elapsed_ns, &memory);
+    treatment.count
 }

@@ -5,14 +5,14 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop};
 use injector_common::answer::{can_mean, is_answer};
-use injector_common::decide::{Outcome, decide, is_meant};
+use injector_common::decide::{Outcome, decide, is_meant, note_strike};
 use injector_common::event::Event;
 use injector_common::layout::{Control, Counters, MAX_RULES_PER_TARGET, Span};
 use injector_common::link_trace::Search;
 use injector_common::packet::Packet;
 use injector_common::rule::{
-    ACTION_DNS, ACTION_LOCAL_DROP, ACTION_LOSS, ACTION_RATE, ACTION_REJECT, ACTION_RESET, EGRESS,
-    RULE_PER_SEGMENT, Rule,
+    ACTION_DNS, ACTION_LOCAL_DROP, ACTION_LOSS, ACTION_OBSERVE, ACTION_RATE, ACTION_REJECT, ACTION_RESET,
+    EGRESS, RULE_PER_SEGMENT, Rule,
 };
 use injector_common::treatment::{Treated, Way, treat};
 use injector_common::window::is_over;
@@ -280,16 +280,27 @@ fn apply<S: Source>(source: S, walk: &mut Walk, index: u32) -> u32 {
     if outcome == Outcome::NotMeant {
         return 0;
     }
-    // The verifier knows then that rules do nothing but to lose.
+    // The verifier knows then that rules do nothing but to lose, or to look.
     if !needs.whole_packet() {
         count(rule, segments, index, outcome);
-        return if outcome == Outcome::Injected { rule.action } else { 0 };
+        if outcome != Outcome::Injected {
+            return 0;
+        }
+        note_strike(rule, walk.elapsed_ns, &memory);
+        return if needs.action(ACTION_OBSERVE) && rule.action == ACTION_OBSERVE { 0 } else { rule.action };
     }
-    if outcome == Outcome::Injected && needs.treats() && rule.action > ACTION_LOCAL_DROP {
+    if outcome == Outcome::Injected
+        && needs.treats()
+        && rule.action > ACTION_LOCAL_DROP
+        && rule.action != ACTION_OBSERVE
+    {
         outcome = treat_by(rule, walk, &memory);
         walk.treated_by = index;
     }
     count(rule, segments, index, outcome);
+    if outcome == Outcome::Injected {
+        note_strike(rule, walk.elapsed_ns, &memory);
+    }
     if needs.trace() {
         trace(rule, walk, index, outcome);
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 #[derive(Default)]
 struct Cells {
-    words: [Cell<u64>; 7],
+    words: [Cell<u64>; 8],
     sequence: Cell<u64>,
     last: RefCell<BTreeMap<u32, u64>>,
 }

@@ -68,8 +68,14 @@ fn is_of_command(scenario: &Scenario, fault: &Fault) -> bool {
     targets.into_iter().all(|target| target.selector == Selector::Command)
 }
 
-/// Refuses faults that wait for one that the kernel half does not count.
+/// Refuses faults that wait for one that the kernel half does not count, and one that waits itself.
 fn refuse_to_wait(scenario: &Scenario, notified: &Fault) -> Result<(), EngineError> {
+    if let Some(other) = &notified.after {
+        return Err(EngineError::Unsupported {
+            what: format!("the fault `{}` waits for `{other}`", notified.id),
+            why: "and is decided by notifications of seccomp here, which wait for nobody".to_owned(),
+        });
+    }
     let waits = |fault: &&Fault| fault.after.as_ref() == Some(&notified.id);
     match scenario.faults.iter().find(waits) {
         Some(fault) => Err(EngineError::Unsupported {

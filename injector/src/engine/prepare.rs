@@ -121,6 +121,7 @@ pub fn prepare(scenario: Scenario, options: Options) -> Result<Prepared, EngineE
         // Short enough to be typed again.
         None => random()? >> 32,
     };
+    let scenario = plan::with_ends(scenario, seed);
     let targets = resolve_targets(&scenario, &id, options)?;
     if plan::names_devices(&scenario) {
         plan::check_devices(&scenario, &survey::device_names(&targets)?)?;

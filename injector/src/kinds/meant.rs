@@ -47,13 +47,13 @@ table! {
 }
 
 /// The operations that are given, each once.
-pub(super) fn operations(table: &OperationsTable) -> Option<Vec<Spanned<u32>>> {
+pub(crate) fn operations(table: &OperationsTable) -> Option<Vec<Spanned<u32>>> {
     let given = table.operations.as_ref()?;
     Some(given.value.0.iter().map(|one| Spanned { value: one.value.0, span: one.span }).collect())
 }
 
 /// The system calls that are given, each once.
-pub(super) fn syscalls(table: &SyscallsTable) -> Option<Vec<SyscallName>> {
+pub(crate) fn syscalls(table: &SyscallsTable) -> Option<Vec<SyscallName>> {
     let mut calls: Vec<SyscallName> =
         table.syscalls.as_ref()?.value.0.iter().map(|call| call.value).collect();
     calls.sort_unstable_by_key(|call| call.number);
@@ -62,7 +62,7 @@ pub(super) fn syscalls(table: &SyscallsTable) -> Option<Vec<SyscallName>> {
 }
 
 /// The operations on those files, if for each of them it is known which file it is done to.
-pub(super) fn on_files(
+pub(crate) fn on_files(
     operations: &[Spanned<u32>],
     files: FilesTable,
     errors: &mut Errors,

@@ -14,6 +14,7 @@ mod io_corrupt;
 mod io_delay;
 mod io_error;
 mod io_lost;
+mod io_observe;
 mod io_short;
 mod meant;
 mod network_connect;
@@ -25,6 +26,7 @@ mod network_link;
 mod network_local_drop;
 mod network_loss;
 mod network_mark_ecn;
+mod network_observe;
 mod network_partition;
 mod network_rate;
 mod network_reject;
@@ -39,6 +41,7 @@ mod process_throttle;
 mod repeats;
 mod syscall_delay;
 mod syscall_error;
+mod syscall_observe;
 mod syscall_signal;
 mod tcp_only;
 mod times;
@@ -48,6 +51,8 @@ use std::fmt;
 
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value};
+
+pub(crate) use meant::{FilesTable, OperationsTable, SyscallsTable, on_files, operations, syscalls};
 
 use crate::scenario::{Effect, Errors, FaultTable, Key, Reader};
 
@@ -142,14 +147,17 @@ pub static KINDS: &[&dyn Kind] = &[
     &network_reset::NetworkReset,
     &network_reject::NetworkReject,
     &network_link::NetworkLink,
+    &network_observe::NetworkObserve,
     &io_error::IoError,
     &io_delay::IoDelay,
     &io_lost::IoLost,
     &io_corrupt::IoCorrupt,
     &io_short::IoShort,
+    &io_observe::IoObserve,
     &syscall_error::SyscallError,
     &syscall_delay::SyscallDelay,
     &syscall_signal::SyscallSignal,
+    &syscall_observe::SyscallObserve,
     &process_pause::ProcessPause,
     &process_stop::ProcessStop,
     &process_kill::ProcessKill,

@@ -49,7 +49,8 @@ pub fn lower(scenario: &Scenario, seed: u64, world: &World) -> Result<Lowered, P
             let first = lowered.image.rules.len() as u32;
             for &(position, fault, target) in faults.iter().filter(|(_, f, _)| goes(f, way)) {
                 let Some(fault) = partition::narrowed(fault, target, way, seed, world) else { continue };
-                let rule = rule_at(place, (position, &fault, way), seed, world, &mut sets)?;
+                let mut rule = rule_at(place, (position, &fault, way), seed, world, &mut sets)?;
+                link_to_others(&mut rule, scenario, position);
                 lowered.image.rules.push(rule);
                 lowered.fault_of_rule.push(position);
             }
@@ -77,9 +78,23 @@ pub fn lower(scenario: &Scenario, seed: u64, world: &World) -> Result<Lowered, P
     Ok(lowered)
 }
 
+/// Says whom the fault follows, and whether others follow it: then the kernel half notes its first strike.
+fn link_to_others(rule: &mut Rule, scenario: &Scenario, position: usize) {
+    let Some(fault) = scenario.faults.get(position) else { return };
+    let of = |id: &String| scenario.faults.iter().position(|other| other.id == *id);
+    rule.follows = fault.after.as_ref().and_then(of).map_or(0, |other| other as u32 + 1);
+    let follows_it =
+        |other: &Fault| other.after.as_ref() == Some(&fault.id) && !other.effect.is_done_by_injector();
+    rule.is_followed = u32::from(scenario.faults.iter().any(follows_it));
+    if rule.follows != 0 || rule.is_followed != 0 {
+        rule.flags |= border::RULE_LINKED;
+    }
+}
+
 /// Whether a rule needs the time finer than the kernel's tick.
 fn looks_at_time(rule: &Rule) -> bool {
     !rule.window.is_always_open()
+        || rule.flags & border::RULE_LINKED != 0
         || rule.budget.period_ns != 0
         || rule.model.kind == model::MODEL_PERIODIC_TIME
         || matches!(rule.action, border::ACTION_DELAY | border::ACTION_RATE)
@@ -219,7 +234,7 @@ pub(crate) fn own_windows(scenario: &Scenario, seed: u64) -> Vec<(usize, Window)
         .collect()
 }
 
-fn window(when: &When, stream: u64) -> Window {
+pub(super) fn window(when: &When, stream: u64) -> Window {
     Window {
         start_ns: when.start_ns,
         for_ns: when.for_ns.unwrap_or(0),

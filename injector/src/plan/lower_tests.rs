@@ -312,3 +312,41 @@ fn calls_are_a_span_of_their_own_with_the_errno_and_the_operations() {
         ]
     );
 }
+
+#[test]
+fn who_follows_another_fault_knows_its_slot() {
+    let first = fault("db", "id = \"first\"");
+    let second = fault("db", "id = \"second\"\nwhen = { after = \"first\", start = \"1s\" }");
+    let lowered = lowered(&(first + &second + &fault("db", "")));
+    let linked = |rule: &Rule| (rule.follows, rule.is_followed, rule.flags & border::RULE_LINKED != 0);
+    assert_eq!(
+        lowered.image.rules.iter().map(linked).collect::<Vec<_>>(),
+        [(0, 1, true), (1, 0, true), (0, 0, false)]
+    );
+    assert_ne!(lowered.image.flags & CONTROL_FINE_CLOCK, 0);
+}
+
+#[test]
+fn an_event_is_observed_in_front_of_the_fault_that_waits_for_it() {
+    let on = "when = { on = { kind = \"network\", target = \"app\", match = { protocol = \"tcp\", remote_port = 80 }, count = 3 } }";
+    let lowered = lowered(&(fault("db", "") + &fault("db", on)));
+    // What `app` sends is observed for `db` too, which lives in it; `db` alone is struck.
+    let actions = |span: Span| {
+        let range = span.first as usize..(span.first + span.count) as usize;
+        lowered.image.rules[range].iter().map(|rule| (rule.action, rule.follows)).collect::<Vec<_>>()
+    };
+    let of = |id| actions(lowered.image.targets[&id].egress);
+    assert_eq!(of(APP), [(border::ACTION_OBSERVE, 0)]);
+    let all = [(border::ACTION_LOSS, 0), (border::ACTION_OBSERVE, 0), (border::ACTION_LOSS, 2)];
+    assert_eq!(of(DB), all);
+    let observer = lowered.image.rules.iter().find(|rule| rule.action == border::ACTION_OBSERVE).unwrap();
+    assert_eq!((observer.nth, observer.is_followed), (Nth { first: 3, last: 3, step: 1 }, 1));
+}
+
+/// Processes are struck by injector itself, which looks at the counters.
+#[test]
+fn who_is_followed_by_processes_alone_notes_nothing() {
+    let pause = "[[fault]]\ntarget = \"db\"\nkind = \"process.pause\"\nfor = \"1s\"\nwhen = { on = { kind = \"network\" } }\n";
+    let lowered = lowered(pause);
+    assert_eq!((lowered.image.rules.len(), lowered.image.rules[0].is_followed), (1, 0));
+}

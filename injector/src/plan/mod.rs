@@ -6,6 +6,7 @@
 mod addresses;
 mod distribution;
 mod dns;
+mod ends;
 mod error;
 mod link;
 mod lower;
@@ -25,6 +26,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+pub use ends::with_ends;
 pub use error::PlanError;
 pub(crate) use lower::own_windows;
 pub use lower::{Lowered, lower};

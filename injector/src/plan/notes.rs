@@ -10,7 +10,7 @@ pub(super) fn notes(hooks: &[Hook], effect: &Effect) -> Vec<String> {
     if hooks.contains(&Hook::CgroupEgress) {
         notes.push("egress: resets of closed ports, ICMP errors and the last ACKs of TIME-WAIT have no socket of the target and are not hit".to_owned());
     }
-    if hooks.contains(&Hook::CgroupIngress) && *effect != Effect::MarkEcn {
+    if hooks.contains(&Hook::CgroupIngress) && !matches!(effect, Effect::MarkEcn | Effect::Observe) {
         notes.push("ingress: dropped at the socket, so the receiver's UDP counts it in InErrors; segments for TIME-WAIT and closed ports are not hit".to_owned());
     }
     if hooks.contains(&Hook::CgroupArrival) {

@@ -38,6 +38,7 @@ pub(super) fn apply(rule: &mut Rule, fault: &Fault, seed: u64) {
         Effect::Duplicate { copies } => (border::ACTION_DUPLICATE, Treatment { count: *copies, ..plain }),
         Effect::Corrupt(corrupt) => (border::ACTION_CORRUPT, corrupted(plain, corrupt)),
         Effect::MarkEcn => (border::ACTION_MARK_CE, plain),
+        Effect::Observe => (border::ACTION_OBSERVE, plain),
         Effect::Connect(refusal) => (border::ACTION_CONNECT, refused(plain, refusal)),
         // What is asked over TCP is reset on both ends instead.
         Effect::Dns(asked) => {
@@ -76,6 +77,7 @@ fn harmed(plain: Treatment, harm: &Harm) -> (u32, Treatment) {
             (border::ACTION_ROT, Treatment { flags, bits: *bits, offset: offset.unwrap_or(0), ..plain })
         }
         Harm::Uncertainty(told) => (border::ACTION_UNCERTAINTY, uncertain(plain, told)),
+        Harm::Observe => (border::ACTION_OBSERVE, plain),
         // The kernel half has no part in it.
         Harm::Short(_) => (0, plain),
     }

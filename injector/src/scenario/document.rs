@@ -9,6 +9,7 @@ use super::elsewhere;
 use super::entries::{FaultEntry, TargetEntry};
 use super::fields::{AddressText, Comparable, Dscp, FamilyNumber, FlagsText, Ports, Protocol, RateBound};
 use super::model::{Direction, InterfaceHook};
+use super::on::OnTable;
 use super::quantity::{Budget, DurationNs, LengthRange, Nth, P32};
 use super::read::{List, Named, OneOrMany, Read, Whole, table};
 use super::source::Span;
@@ -119,10 +120,13 @@ table! {
         "every" every: DurationNs,
         /// Each window opens later by a random time below this, drawn from the seed.
         "jitter" jitter: DurationNs,
-        /// Id of another fault: the times count from when it first strikes. Only for whole processes.
+        /// Id of another fault: the times count from when it first strikes. Not for devices and clocks.
         "after" after: String,
+        /// Id of another fault that has one window: the times count from when that closes.
+        "after_end" after_end: String,
+        /// An event: the times count from when it happens. Not for devices and clocks.
+        "on" on: OnTable,
     }
-    elsewhere: elsewhere::when
 }
 
 table! {

@@ -49,6 +49,8 @@ pub enum Effect {
     Reset(Reset),
     /// The packet is lost, and its sender gets an ICMP error.
     Reject(Reject),
+    /// Nothing: the packet is counted.
+    Observe,
     /// The device is set down.
     Link,
     /// What the target's processes do is struck: I/O operations, system calls.
@@ -78,6 +80,7 @@ impl Effect {
             Self::Dns(_) => "network.dns",
             Self::Reset(_) => "network.reset",
             Self::Reject(_) => "network.reject",
+            Self::Observe => "network.observe",
             Self::Link => "network.link",
             Self::Operations(fault) => fault.kind(),
             Self::Process(fault) => fault.kind(),
@@ -145,7 +148,7 @@ impl Effect {
     /// Whether it can begin when another fault strikes.
     #[must_use]
     pub const fn waits_for_others(&self) -> bool {
-        matches!(self, Self::Process(_))
+        !matches!(self, Self::Link | Self::Clock(_))
     }
 
     /// By what it is done, if injector does it.

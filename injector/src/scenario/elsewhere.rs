@@ -22,13 +22,6 @@ pub(crate) fn target(key: &str) -> Option<Elsewhere> {
     })
 }
 
-pub(crate) fn when(key: &str) -> Option<Elsewhere> {
-    let is_planned = matches!(key, "after_end" | "on");
-    is_planned.then(|| {
-        Elsewhere::NotInThisVersion(Some("it has: `start`, `for`, `every`, `jitter`, `after`".to_owned()))
-    })
-}
-
 /// Keys of a `match` or of a `when` that were written into the fault itself.
 pub(crate) fn fault(key: &str) -> Option<Elsewhere> {
     if MatchTable::KEYS.iter().any(|known| known.name == key) {
@@ -37,5 +30,5 @@ pub(crate) fn fault(key: &str) -> Option<Elsewhere> {
     if WhenTable::KEYS.iter().any(|known| known.name == key) {
         return Some(Elsewhere::Hint(format!("`{key}` belongs in `when = {{ {key} = ... }}`")));
     }
-    matches!(key, "after_end" | "on").then(|| Elsewhere::NotInThisVersion(None))
+    None
 }

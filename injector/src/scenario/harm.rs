@@ -83,6 +83,8 @@ pub enum Harm {
     Uncertainty(Uncertainty),
     /// Less is read or written than was asked for, and that is said.
     Short(Share),
+    /// Nothing: it is counted.
+    Observe,
 }
 
 /// What adjtimex(2) tells of the clock; what is `None` stays true.
@@ -142,6 +144,8 @@ impl OperationFault {
             (Meant::Syscalls(_), Harm::Delay(_)) => "syscall.delay",
             (_, Harm::Signal(_)) => "syscall.signal",
             (_, Harm::Uncertainty(_)) => "clock.uncertainty",
+            (Meant::Operations(_), Harm::Observe) => "io.observe",
+            (Meant::Syscalls(_), Harm::Observe) => "syscall.observe",
         }
     }
 }

@@ -21,6 +21,7 @@ mod harm;
 mod matching;
 mod model;
 pub(crate) mod nearest;
+mod on;
 pub(crate) mod operation;
 mod partition;
 mod process;

@@ -101,6 +101,8 @@ pub struct Fault {
     pub when: When,
     /// The fault from whose first strike on the times count; `None` is from the start of the experiment.
     pub after: Option<String>,
+    /// The fault from the end of whose window on the times count, until the plan makes a time of it.
+    pub after_end: Option<String>,
 }
 
 /// Which way packets go, seen from the target.

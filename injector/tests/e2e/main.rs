@@ -16,6 +16,7 @@ mod support;
 mod agent;
 mod arriving;
 mod arriving_by_socket;
+mod begins;
 mod both;
 mod changes;
 mod connect;

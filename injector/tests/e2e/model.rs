@@ -20,7 +20,7 @@ pub(crate) fn p32(probability: f64) -> u64 {
 /// A fault's memory while there is one CPU.
 #[derive(Default)]
 struct Cells {
-    words: [Cell<u64>; 7],
+    words: [Cell<u64>; 8],
     sequences: RefCell<BTreeMap<u32, u64>>,
 }
 

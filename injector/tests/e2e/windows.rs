@@ -232,3 +232,41 @@ fn nothing_is_lost_after_the_duration_even_if_the_controller_is_stopped() {
     assert_eq!((report.status, report.only().injected), (Some(0), lost));
     assert_eq!(report.object["outcome"], "completed");
 }
+
+#[test]
+fn windows_count_from_the_first_strike_of_another_fault_or_from_the_end_of_its_window() {
+    if !root_or_skip() {
+        return;
+    }
+    let scene = Scene::new();
+    let mut agent = Agent::start(|command| scene.struck(command));
+    agent.ask("udp('10.99.0.2', port=9)");
+    let fault = |port: u16, keys: &str| {
+        format!(
+            "id = \"f{port}\"\nkind = \"network.loss\"\nmatch = {{ protocol = \"udp\", remote_port = {port} }}\n{keys}"
+        )
+    };
+    let faults = [
+        fault(5001, "nth = \"100\""),
+        fault(5002, "when = { after = \"f5001\", start = \"700ms\", for = \"900ms\" }"),
+        fault(5003, "when = { after_end = \"f5002\", start = \"300ms\" }"),
+    ];
+    let faults: Vec<&str> = faults.iter().map(String::as_str).collect();
+    let flows = Flows::new(&scene, &[5001, 5002, 5003], 1000);
+    let experiment = Experiment::apply(&scene.scenario(SEED, &faults));
+    let flows = flows.send(&mut agent, 200);
+    let report = experiment.end();
+    let lost: Vec<&Sent> = flows[0].iter().filter(|one| one.lost).collect();
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    let origin = lost[0].before_ns..=lost[0].after_ns + SKEW_NS;
+    let second = Window { start_ns: 700 * MS, for_ns: 900 * MS, ..Window::default() };
+    let third = Window { start_ns: 1900 * MS, ..Window::default() };
+    for (window, sent, port) in [(second, &flows[1], 5002), (third, &flows[2], 5003)] {
+        let lost = sent.iter().filter(|one| one.lost).count();
+        assert!((50..=900).contains(&lost), "{port}: {lost} of {} lost", sent.len());
+        assert!(explains(&window, sent, &origin), "{port}: {origin:?} {sent:?}");
+        let earlier = Window { start_ns: window.start_ns - 200 * MS, ..window };
+        assert!(!explains(&earlier, sent, &origin), "{port}: another window would do as well");
+        assert_eq!(report.fault(&format!("f{port}")).matched, lost as u64, "outside it is not matched");
+    }
+}

@@ -3,7 +3,7 @@
 //! `victim` is a Python process that does each operation once by libc; `matrix` has all operations, `paths` says which files are meant,
 //! `often` which of several calls, `nth` that it is exact on real file systems, `databases` what SQLite and PostgreSQL make of it. `delays` are
 //! operations that take longer, `sleepers` what ends that; `harms` are those that are lost, come back wrong, or end their process, `full` those that fail from some time on;
-//! `uring` is what comes by rings, libaio and splices; `uncertain` what is told of the clock;
+//! `uring` is what comes by rings, libaio and splices; `uncertain` what is told of the clock; `events` are operations at which other faults begin;
 //! `fallback` is what seccomp notifies where the kernel has nothing better; `fuzz` is all of it at random. Everything about
 //! packets is in the end-to-end tests.
 #![allow(
@@ -18,6 +18,7 @@ mod support;
 
 mod databases;
 mod delays;
+mod events;
 mod fallback;
 mod full;
 mod fuzz;

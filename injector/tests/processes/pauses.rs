@@ -209,15 +209,15 @@ fn a_pause_begins_right_after_what_it_waits_for() {
         sender.wait_for_line("runs");
         let text = format!(
             "seed = 1\n[target.t]\ncgroup = \"{}\"\n\
-             [[fault]]\nid = \"event\"\ntarget = \"t\"\nkind = \"network.loss\"\nmatch = {{ protocol = \"udp\", remote_port = 9 }}\n\
-             [[fault]]\nid = \"pause\"\ntarget = \"t\"\nkind = \"process.pause\"\nfor = \"100ms\"\nwhen = {{ after = \"event\" }}\n",
+             [[fault]]\nid = \"pause\"\ntarget = \"t\"\nkind = \"process.pause\"\nfor = \"100ms\"\n\
+             when = {{ on = {{ kind = \"network\", match = {{ protocol = \"udp\", remote_port = 9 }} }} }}\n",
             cgroup.path()
         );
         let experiment = Experiment::apply(&text);
         sender.signal(nix::sys::signal::Signal::SIGUSR1);
         let latency: f64 = sender.finish(Duration::from_secs(60)).trim().parse().unwrap();
         let report = experiment.end();
-        assert_eq!((report.fault("event").injected, report.fault("pause").injected), (1, 1));
+        assert_eq!((report.fault("pause.on").injected, report.fault("pause").injected), (1, 1));
         latency
     };
     let latencies: Vec<f64> = (0..7).map(|_| latency()).collect();

@@ -44,7 +44,8 @@ def child(work, netns, cgroup, cpu):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         enter_cgroup(cgroup)
         enter_netns(netns)
-        os.sched_setaffinity(0, {cpu})
+        # Where there is one processor they share it.
+        os.sched_setaffinity(0, {min(cpu, os.cpu_count() - 1)})
         work()
         os._exit(0)
     return pid

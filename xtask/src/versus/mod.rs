@@ -78,7 +78,8 @@ pub(crate) fn command(args: &VersusArgs) -> Result<()> {
         let path = workspace::root().join(DOCUMENT);
         let document = std::fs::read_to_string(&path).with_context(|| format!("cannot read {DOCUMENT}"))?;
         let [begin, end] = if args.io { IO_MARKERS } else { MARKERS };
-        let document = table::replace_between(&document, begin, end, text)?;
+        let known = table::between(&document, begin, end)?;
+        let document = table::replace_between(&document, begin, end, &table::merged(known, text))?;
         std::fs::write(&path, document).with_context(|| format!("cannot write {DOCUMENT}"))?;
         say!("wrote {DOCUMENT}");
     }
@@ -95,8 +96,16 @@ fn build_injector() -> Result<PathBuf> {
 fn heading(kernel: &Kernel, args: &VersusArgs) -> String {
     let seconds =
         if args.io { String::new() } else { format!(", seconds of each measurement: {}", args.seconds) };
+    let clock = match args.accel {
+        qemu::Accel::Counted => "",
+        _ => " By this machine's own time, not by counted instructions.",
+    };
+    let processors = match vm::processors_for(args.accel, kernel.series) {
+        1 if !args.io => " One processor for the sender and the receiver.",
+        _ => "",
+    };
     format!(
-        "### Linux {}\n\nPackage {}. Medians; rounds: {}{seconds}.\n",
+        "### Linux {}\n\nPackage {}. Medians; rounds: {}{seconds}.{clock}{processors}\n",
         kernel.release, kernel.version, args.rounds
     )
 }

@@ -3,6 +3,7 @@
 use super::plan::{self, BARE, DATAGRAM_BYTES, Tool};
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// What is sent.
@@ -131,9 +132,43 @@ pub(super) fn replace_between(document: &str, begin: &str, end: &str, text: &str
     Ok(format!("{before}{begin}\n\n{text}\n\n{end}{after}"))
 }
 
+/// What is between them.
+pub(super) fn between<'a>(document: &'a str, begin: &str, end: &str) -> Result<&'a str> {
+    let (_, rest) = document.split_once(begin).with_context(|| format!("there is no {begin}"))?;
+    let (text, _) = rest.split_once(end).with_context(|| format!("there is no {end} behind {begin}"))?;
+    Ok(text)
+}
+
+/// The sections of kernels, each with what was measured last on its series; the oldest kernel first.
+pub(super) fn merged(known: &str, new: &str) -> String {
+    const HEADING: &str = "### Linux ";
+    let mut sections = BTreeMap::new();
+    for text in [known, new] {
+        for section in text.split(HEADING).map(str::trim).filter(|section| !section.is_empty()) {
+            let number = |part: &str| part.parse::<u32>().unwrap_or(0);
+            let mut parts = section.split(|c: char| !c.is_ascii_digit()).map(number);
+            let series = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+            sections.insert(series, format!("{HEADING}{section}"));
+        }
+    }
+    sections.into_values().collect::<Vec<_>>().join("\n\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernels_that_were_not_measured_keep_what_they_have() {
+        let known = "\n\n### Linux 6.12.1-amd64\n\nold\n\n### Linux 7.3.4\n\nold\n";
+        assert_eq!(
+            merged(known, "### Linux 6.12.9\n\nnew"),
+            "### Linux 6.12.9\n\nnew\n\n### Linux 7.3.4\n\nold"
+        );
+        let all = merged(known, "### Linux 6.1.192\n\nnew");
+        assert!(all.starts_with("### Linux 6.1.192\n\nnew\n\n### Linux 6.12.1-amd64"), "{all}");
+        assert_eq!(between("a <b>x<e>", "<b>", "<e>").unwrap(), "x");
+    }
 
     fn measured(case: &str, tool: Tool, load: Load, amount: f64) -> Measurement {
         Measurement { case: case.to_owned(), tool, load, seconds: 2.0, amount, cpu_s: 1.0 }

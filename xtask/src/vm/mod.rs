@@ -26,7 +26,8 @@ use console::Verdict;
 use image::Image;
 use kernels::{Kernel, Series};
 use qemu::Machine;
-use shares::{LONGEST_FIRST, SHARES, SHORTEST, asks_databases, processors_for};
+pub(crate) use shares::processors_for;
+use shares::{LONGEST_FIRST, SHARES, SHORTEST, asks_databases};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -298,7 +299,7 @@ fn run_one(kernel: &Kernel, mut image: Image, job: &Job) -> Result<Run> {
         kernel,
         initramfs: initramfs.path(),
         accel: job.accel,
-        processors: processors_for(job.accel),
+        processors: processors_for(job.accel, kernel.series),
         timeout: job.timeout,
     };
     let log = dir.join(format!("{name}-{}.log", job.name));

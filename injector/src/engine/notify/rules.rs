@@ -75,7 +75,7 @@ struct Tally {
 /// The memory of a fault, as the kernel half has it in a map.
 #[derive(Debug)]
 struct State {
-    words: [AtomicU64; 7],
+    words: [AtomicU64; 8],
     sequences: Vec<AtomicU64>,
 }
 
@@ -207,7 +207,7 @@ impl Own {
         let packet = border::packet(number);
         let may_stay = subject.flags & SUBJECT_STAYS != 0;
         let has_struck = may_stay && stays(rule, elapsed_ns, &self.memory);
-        let outcome = decide_or_stay(rule, &packet, elapsed_ns, &self.memory, has_struck);
+        let outcome = decide_or_stay(rule, &packet, (elapsed_ns, elapsed_ns), &self.memory, has_struck);
         if may_stay && !has_struck && outcome == Outcome::Injected {
             stay(rule, elapsed_ns, &self.memory);
         }
@@ -221,7 +221,7 @@ impl Own {
             // Of two the shorter piece.
             Harm::Short(_) => fate.moves = fate.moves.into_iter().chain(moves).min(),
             // These have no such fallback.
-            Harm::Signal(_) | Harm::Lost | Harm::Corrupt { .. } | Harm::Uncertainty(_) => {}
+            Harm::Signal(_) | Harm::Lost | Harm::Corrupt { .. } | Harm::Uncertainty(_) | Harm::Observe => {}
         }
     }
 

@@ -173,7 +173,7 @@ fn place_of(operation: u32, harm: &Harm) -> u32 {
         Harm::Lost => border::AT_RESULT,
         Harm::Corrupt { .. } => border::AT_END,
         Harm::Delay(_) if hooks.any(|hook| hook.sleeps) => border::AT_HOOK,
-        Harm::Error(_) if hooks.next().is_some() => border::AT_HOOK,
+        Harm::Error(_) | Harm::Observe if hooks.next().is_some() => border::AT_HOOK,
         _ => border::AT_SYSCALL,
     }
 }
@@ -210,7 +210,7 @@ fn at_syscalls(names: &[&str], harm: &Harm, ladder: &Ladder<'_>) -> Found {
     const REST: Part = (Mechanism::Syscall, REST_PROGRAM, false);
     let (rung, parts): (_, &[Part]) = match harm {
         Harm::Delay(_) => (&rungs.syscall_sleep, &[DECIDE, (Mechanism::Syscall, NAP_PROGRAM, true), REST]),
-        Harm::Signal(_) => (&rungs.entry, &[(Mechanism::Entry, SYSCALL_PROGRAM, false)]),
+        Harm::Signal(_) | Harm::Observe => (&rungs.entry, &[(Mechanism::Entry, SYSCALL_PROGRAM, false)]),
         Harm::Corrupt { .. } => (&rungs.end, &[(Mechanism::Exit, END_PROGRAM, false)]),
         Harm::Uncertainty(_) => return at_clocks(names, ladder),
         Harm::Error(_) | Harm::Lost | Harm::Short(_) => {
@@ -341,7 +341,7 @@ pub fn notes(effect: &Effect, functions: &BTreeSet<Function>) -> Vec<String> {
         Harm::Uncertainty(_) => note(
             "what the call returns (TIME_OK, TIME_ERROR) stays true; the kernel logs that a program may write to the memory of processes",
         ),
-        Harm::Error(_) | Harm::Short(_) => {}
+        Harm::Error(_) | Harm::Short(_) | Harm::Observe => {}
     }
     if let (Meant::Operations(meant), Harm::Error(failure)) = (&fault.meant, &fault.harm) {
         let has = |operation| meant.operations.contains(&operation);

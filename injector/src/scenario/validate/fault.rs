@@ -47,6 +47,7 @@ pub(super) fn fault(id: &str, entry: &FaultEntry, scope: &Scope<'_>, errors: &mu
         },
         direction,
         after: table.when.as_ref().and_then(|when| Some(when.value.after.as_ref()?.value.clone())),
+        after_end: table.when.as_ref().and_then(|when| Some(when.value.after_end.as_ref()?.value.clone())),
         matcher,
         exclude,
         frequency,

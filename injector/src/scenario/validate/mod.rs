@@ -60,10 +60,11 @@ pub(crate) fn scenario(document: &Document, default_name: String, errors: &mut E
         peers: is_read("peers").then(|| peers.iter().map(|(key, _)| key.text.as_str()).collect()),
         duration_ns,
     };
-    let (faults, ids) = faults(entries, &scope, errors);
+    let (entries, ids) = after::with_observers(entries, ids_of(entries), errors);
+    let faults = faults(&entries, &ids, &scope, errors);
     let named_targets = named_targets(targets, errors);
-    direction::check(&named_targets, &faults, entries, &ids, errors);
-    after::check(entries, &ids, errors);
+    direction::check(&named_targets, &faults, &entries, &ids, errors);
+    after::check(&entries, &ids, &faults, duration_ns, errors);
     let expectations =
         document.expectations.as_ref().map_or_else(Vec::new, |Spanned { value: List(list), .. }| {
             list.iter().flat_map(|item| expect::expectations(item, &ids, errors)).collect()
@@ -154,16 +155,21 @@ fn peer_address(text: &Spanned<String>, errors: &mut Errors) -> Option<PeerAddre
     Some(PeerAddress::Name(trimmed.to_owned()))
 }
 
-/// All faults that are right, and the ids of all, also of those that are wrong.
-fn faults(
-    entries: &[Spanned<FaultEntry>],
-    scope: &Scope<'_>,
-    errors: &mut Errors,
-) -> (Vec<Fault>, Vec<String>) {
-    let ids = ids::assign(entries.iter().map(|entry| {
+/// The ids of all faults, also of those that are wrong.
+fn ids_of(entries: &[Spanned<FaultEntry>]) -> Vec<String> {
+    ids::assign(entries.iter().map(|entry| {
         let table = &entry.value.table;
         (table.id.as_ref().map(|id| id.value.as_str()), table.kind.as_ref().map(|kind| kind.value.as_str()))
-    }));
+    }))
+}
+
+/// All faults that are right.
+fn faults(
+    entries: &[Spanned<FaultEntry>],
+    ids: &[String],
+    scope: &Scope<'_>,
+    errors: &mut Errors,
+) -> Vec<Fault> {
     for (n, entry) in entries.iter().enumerate() {
         if let Some(id) = &entry.value.table.id {
             is_identifier(id.span, &id.value, "fault", errors);
@@ -174,10 +180,6 @@ fn faults(
             }
         }
     }
-    let faults = entries
-        .iter()
-        .zip(&ids)
-        .filter_map(|(entry, id)| fault::fault(id, &entry.value, scope, errors))
-        .collect();
-    (faults, ids)
+    let each = entries.iter().zip(ids);
+    each.filter_map(|(entry, id)| fault::fault(id, &entry.value, scope, errors)).collect()
 }

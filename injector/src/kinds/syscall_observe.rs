@@ -1,0 +1,47 @@
+//! `syscall.observe`: system calls are counted, and nothing is done to them.
+
+use schemars::SchemaGenerator;
+use serde_json::{Map, Value};
+
+use super::meant::{self, SyscallsTable};
+use super::{Kind, Strikes};
+use crate::scenario::read::Table as _;
+use crate::scenario::{Effect, Errors, FaultTable, Harm, Key, Meant, OperationFault, Reader};
+
+/// See the module.
+pub(super) struct SyscallObserve;
+
+impl Kind for SyscallObserve {
+    fn name(&self) -> &'static str {
+        "syscall.observe"
+    }
+
+    fn summary(&self) -> &'static str {
+        "Counts system calls by their names and does nothing to them, for other faults to begin by."
+    }
+
+    fn keys(&self) -> &'static [Key] {
+        SyscallsTable::KEYS
+    }
+
+    fn read(&self, own: &mut Reader<'_>, errors: &mut Errors) -> Option<Effect> {
+        let table = SyscallsTable::read_from(own, errors);
+        Some(Effect::Operations(OperationFault {
+            meant: Meant::Syscalls(meant::syscalls(&table)?),
+            harm: Harm::Observe,
+            fallback: None,
+        }))
+    }
+
+    fn check(&self, _effect: &Effect, fault: &FaultTable, errors: &mut Errors) {
+        meant::check_syscalls(fault, errors);
+    }
+
+    fn strikes(&self) -> Strikes {
+        Strikes::SyscallEntries
+    }
+
+    fn schema(&self, generator: &mut SchemaGenerator) -> Map<String, Value> {
+        SyscallsTable::properties(generator)
+    }
+}

@@ -1,0 +1,169 @@
+//! `when.on`: an event at which a fault begins. It is an observing fault of its own in front of the one that waits for it.
+
+use super::Errors;
+use super::document::{FaultTable, MatchTable, WhenTable};
+use super::effect::Effect;
+use super::entries::FaultEntry;
+use super::harm::{Device, FileSystem, Harm, Meant, OperationFault};
+use super::model::Direction;
+use super::operation::{FileType, OperationName, PathPattern, SyscallName};
+use super::quantity::{Nth, clip};
+use super::read::{OneOrMany, References, Spanned, Whole, table};
+use super::source::Span;
+use super::words::Word;
+use crate::kinds::{self, FilesTable, OperationsTable, SyscallsTable};
+
+/// What an event is one of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnKind {
+    Network,
+    Io,
+    Syscall,
+}
+
+impl Word for OnKind {
+    const WHAT: &'static str = "kind of event";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("network", Self::Network), ("io", Self::Io), ("syscall", Self::Syscall)];
+}
+
+impl OnKind {
+    /// The kind of the fault that observes such events.
+    const fn observer(self) -> &'static str {
+        match self {
+            Self::Network => "network.observe",
+            Self::Io => "io.observe",
+            Self::Syscall => "syscall.observe",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
+    }
+}
+
+table! {
+    /// An event at which a fault begins.
+    pub(crate) struct OnTable {
+        /// What the event is: `"network"`, a packet; `"io"`, an I/O operation; `"syscall"`, a system call.
+        required "kind" kind: OnKind,
+        /// Whose event: the name of a target. Default: that of the fault.
+        "target" target: String,
+        /// At which of the events that match the fault begins. Default: 1, the first.
+        "count" count: Whole<1, { u64::MAX }>,
+        /// Of packets: `"egress"` (default), `"ingress"` or `"both"`.
+        "direction" direction: Direction,
+        /// Of packets: which. Default: all.
+        "match" matcher: MatchTable,
+        /// Of I/O: which operations, such as `"fsync"`, or a list of these.
+        "operations" operations: OneOrMany<OperationName>,
+        /// Of I/O: only of files whose absolute path this pattern means.
+        "path" path: PathPattern,
+        /// Of I/O: only of files of this type.
+        "file_type" file_type: OneOrMany<FileType>,
+        /// Of I/O: only of what lies on the device with these numbers, such as `"8:1"`.
+        "device" device: Device,
+        /// Of I/O: only of what lies in file systems of this kind.
+        "filesystem" filesystem: FileSystem,
+        /// Of system calls: which, such as `"fdatasync"`, or a list of these.
+        "syscalls" syscalls: OneOrMany<SyscallName>,
+    }
+}
+
+/// The observing fault for a fault that waits for an event, and what the latter then waits for.
+pub(crate) fn observer(id: &str, waiting: &FaultTable, errors: &mut Errors) -> Option<FaultEntry> {
+    let when = waiting.when.as_ref()?;
+    let on = when.value.on.as_ref()?;
+    let kind = on.value.kind.as_ref()?.value;
+    check_keys(kind, &on.value, errors);
+    let effect = effect(kind, on, errors);
+    let spanned = |value: String| Some(Spanned { value, span: on.span });
+    let count = on.value.count.as_ref().map_or(1, |count| count.value.0);
+    let nth = Nth { first: count, last: count, step: 1 };
+    Some(FaultEntry {
+        table: FaultTable {
+            unread: Vec::new(),
+            id: spanned(format!("{id}.on")),
+            target: on.value.target.clone().or_else(|| waiting.target.clone()),
+            kind: spanned(kind.observer().to_owned()),
+            direction: on.value.direction.clone(),
+            matcher: on.value.matcher.clone(),
+            probability: None,
+            nth: Some(Spanned { value: nth, span: on.span }),
+            limit: None,
+            budget: None,
+            when: None,
+        },
+        kind: kinds::find(kind.observer()),
+        effect,
+        references: References::default(),
+    })
+}
+
+/// Lets a fault wait for its observer.
+pub(crate) fn wait_for(observer: &str, when: &mut WhenTable, span: Span) {
+    when.after = Some(Spanned { value: observer.to_owned(), span });
+}
+
+fn effect(kind: OnKind, on: &Spanned<OnTable>, errors: &mut Errors) -> Option<Effect> {
+    let table = &on.value;
+    let missing = |key: &str, such: &str, errors: &mut Errors| {
+        if !table.unread.contains(&key) {
+            let message = format!("an event of `{}` without `{key}`", kind.name());
+            errors.at(on.span, message).hint(format!("add `{key}`, such as {such}"));
+        }
+    };
+    let meant = match kind {
+        OnKind::Network => return Some(Effect::Observe),
+        OnKind::Io => {
+            let operations = OperationsTable { unread: Vec::new(), operations: table.operations.clone() };
+            let Some(operations) = kinds::operations(&operations) else {
+                missing("operations", "[\"fsync\"]", errors);
+                return None;
+            };
+            let files = FilesTable {
+                unread: Vec::new(),
+                path: table.path.clone(),
+                file_type: table.file_type.clone(),
+                device: table.device.clone(),
+                filesystem: table.filesystem.clone(),
+            };
+            Meant::Operations(kinds::on_files(&operations, files, errors)?)
+        }
+        OnKind::Syscall => {
+            let syscalls = SyscallsTable { unread: Vec::new(), syscalls: table.syscalls.clone() };
+            let Some(calls) = kinds::syscalls(&syscalls) else {
+                missing("syscalls", "[\"fdatasync\"]", errors);
+                return None;
+            };
+            Meant::Syscalls(calls)
+        }
+    };
+    Some(Effect::Operations(OperationFault { meant, harm: Harm::Observe, fallback: None }))
+}
+
+/// Refuses keys of events of other kinds.
+fn check_keys(kind: OnKind, table: &OnTable, errors: &mut Errors) {
+    fn span<T>(given: Option<&Spanned<T>>) -> Option<Span> {
+        given.map(|given| given.span)
+    }
+    let keys = [
+        (OnKind::Network, "direction", span(table.direction.as_ref())),
+        (OnKind::Network, "match", span(table.matcher.as_ref())),
+        (OnKind::Io, "operations", span(table.operations.as_ref())),
+        (OnKind::Io, "path", span(table.path.as_ref())),
+        (OnKind::Io, "file_type", span(table.file_type.as_ref())),
+        (OnKind::Io, "device", span(table.device.as_ref())),
+        (OnKind::Io, "filesystem", span(table.filesystem.as_ref())),
+        (OnKind::Syscall, "syscalls", span(table.syscalls.as_ref())),
+    ];
+    for (of, key, given) in keys {
+        if let Some(span) = given.filter(|_| of != kind) {
+            errors.at(span, format!("`{key}` of an event of `{}`", kind.name())).hint(format!(
+                "`{}` is for kind = \"{}\"",
+                clip(key),
+                of.name()
+            ));
+        }
+    }
+}
