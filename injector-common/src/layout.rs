@@ -117,7 +117,7 @@ assert_layout!(FaultState, size 64, align 8, {
 pub struct Counters {
     /// Packets that the rule meant, inside its windows.
     pub matched: u64,
-    /// The same in packets on the wire: a GSO packet is several.
+    /// The same in packets on the wire: a GSO packet is several. 0 where each is one, which [`Self::with_segments`] fills in.
     pub segments_matched: u64,
     /// Packets that were struck.
     pub injected: u64,
@@ -141,6 +141,18 @@ assert_layout!(Counters, size 80, align 8, {
     matched: 0, segments_matched: 8, injected: 16, segments_injected: 24, spared_by_limit: 32, spared_by_budget: 40,
     contended: 48, unsplit: 56, queue_full: 64, failed: 72,
 });
+
+impl Counters {
+    /// The same with all segments: there are as many as packets at least.
+    #[must_use]
+    pub fn with_segments(self) -> Self {
+        Self {
+            segments_matched: self.segments_matched.max(self.matched),
+            segments_injected: self.segments_injected.max(self.injected),
+            ..self
+        }
+    }
+}
 
 /// Key of the trie `ADDRESSES`.
 #[repr(C)]

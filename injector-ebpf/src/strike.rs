@@ -275,7 +275,8 @@ fn apply<S: Source>(source: S, walk: &mut Walk, index: u32) -> u32 {
         return 0;
     }
     let memory = FaultMemory::of(rule.fault, needs);
-    let segments = if S::IS_ONE_SEGMENT { 1 } else { walk.packet.segments };
+    // The controller knows that they are as many as the packets then.
+    let segments = if S::IS_ONE_SEGMENT { 0 } else { walk.packet.segments };
     let mut outcome = decide(rule, &walk.packet, walk.elapsed_ns, &memory);
     if outcome == Outcome::NotMeant {
         return 0;
@@ -359,14 +360,18 @@ fn count(rule: &Rule, segments: u32, index: u32, outcome: Outcome) {
     let counters: &mut Counters = unsafe { &mut *counters };
     let (only, segments) = (segments <= 1, segments as u64);
     counters.matched += 1;
-    counters.segments_matched += segments;
+    if segments != 0 {
+        counters.segments_matched += segments;
+    }
     if !only && rule.flags & RULE_PER_SEGMENT != 0 {
         counters.unsplit += 1;
     }
     match outcome {
         Outcome::Injected => {
             counters.injected += 1;
-            counters.segments_injected += segments;
+            if segments != 0 {
+                counters.segments_injected += segments;
+            }
         }
         Outcome::SparedByLimit => counters.spared_by_limit += 1,
         Outcome::SparedByBudget => counters.spared_by_budget += 1,

@@ -47,12 +47,8 @@ pub(crate) fn count(index: u32, outcome: Outcome) {
     // SAFETY: the words are inside of a map value, and no reference to them is made.
     unsafe {
         add_one(&raw mut (*counters).matched);
-        add_one(&raw mut (*counters).segments_matched);
         let word = match outcome {
-            Outcome::Injected => {
-                add_one(&raw mut (*counters).segments_injected);
-                &raw mut (*counters).injected
-            }
+            Outcome::Injected => &raw mut (*counters).injected,
             Outcome::SparedByLimit => &raw mut (*counters).spared_by_limit,
             Outcome::SparedByBudget => &raw mut (*counters).spared_by_budget,
             Outcome::Contended => &raw mut (*counters).contended,
@@ -77,7 +73,6 @@ pub(crate) fn count_passed_by(index: u32) {
     // SAFETY: the words are inside of a map value, and no reference to them is made. The sum over all CPUs is never below 0.
     unsafe {
         add(&raw mut (*counters).injected, u64::MAX);
-        add(&raw mut (*counters).segments_injected, u64::MAX);
         add_one(&raw mut (*counters).contended);
     }
 }

@@ -55,10 +55,23 @@ pub fn injector_xdp_drop(_ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn arrive(ctx: *mut xdp_md) -> Verdict {
     let Some(control) = armed() else { return Verdict::Pass };
-    // SAFETY: the verifier checks each access to a field of the context.
-    let ifindex = unsafe { (*ctx).ingress_ifindex };
-    let Some(rules) = rules_of_device(ifindex, INGRESS) else { return Verdict::Pass };
+    // The program is attached to no other device than the targets, so where there is one nobody needs to ask which it is: that takes three
+    // loads in a row.
+    let only = shape!(device);
+    let (ifindex, rules) = if only != 0 {
+        (only, shape!(of_device.ingress))
+    } else {
+        let ifindex = ingress_ifindex(ctx);
+        let Some(rules) = rules_of_device(ifindex, INGRESS) else { return Verdict::Pass };
+        (ifindex, rules)
+    };
     strike_at(control, Arrival { ctx, ifindex }, ifindex as u64, rules, INGRESS)
+}
+
+#[inline(always)]
+fn ingress_ifindex(ctx: *mut xdp_md) -> u32 {
+    // SAFETY: the verifier checks each access to a field of the context.
+    unsafe { (*ctx).ingress_ifindex }
 }
 
 /// A packet that has arrived at a device.

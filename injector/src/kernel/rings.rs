@@ -19,7 +19,7 @@ impl Kernel {
         (0..counters.len())
             .map(|index| {
                 let per_cpu = counters.get(&index, 0).map_err(|e| KernelError::map("COUNTERS", e))?;
-                Ok(per_cpu.iter().fold(Counters::default(), add))
+                Ok(per_cpu.iter().fold(Counters::default(), add).with_segments())
             })
             .collect()
     }
