@@ -125,6 +125,14 @@ impl Needs {
         self.0 & (WINDOW | BUDGET | LIMIT) != 0
     }
 
+    /// Whether all rules do nothing but to lose whatever comes, at all times and without end.
+    #[must_use]
+    pub const fn loses_all(self) -> bool {
+        self.0
+            == 1 << (ACTIONS_SHIFT + crate::rule::ACTION_LOSS)
+                | 1 << (FREQUENCIES_SHIFT + crate::rule::FREQUENCY_ALWAYS)
+    }
+
     /// Whether decisions are recorded.
     #[inline(always)]
     #[must_use]
@@ -267,6 +275,24 @@ mod tests {
         assert_eq!(both.keys(u32::MAX), KEY_PROTOCOL | KEY_LOCAL_PORT);
         assert_eq!(both.flags(u32::MAX), flags);
         assert!(both.action(ACTION_LOSS) && both.action(ACTION_DELAY) && both.treats() && both.trace());
+    }
+
+    #[test]
+    fn who_loses_all_asks_for_nothing() {
+        let all = Rule { action: ACTION_LOSS, ..Rule::default() };
+        assert!(Needs::of(&[all, all], false).loses_all());
+        assert!(!Needs::of(&[all], true).loses_all() && !Needs::of(&[], false).loses_all());
+        let window = Window { start_ns: 1, ..Window::default() };
+        for other in [
+            Rule { action: ACTION_DELAY, ..all },
+            Rule { limit: 1, ..all },
+            Rule { window, ..all },
+            Rule { flags: RULE_SPARES_PORTS, ..all },
+            Rule { frequency: FREQUENCY_NTH, ..all },
+            Rule { include: Match { keys: KEY_PROTOCOL, ..Match::default() }, ..all },
+        ] {
+            assert!(!Needs::of(&[all, other], false).loses_all(), "{other:?}");
+        }
     }
 
     /// The keys of an `exclude` that is not given are nobody's.

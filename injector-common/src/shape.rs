@@ -38,13 +38,15 @@ pub struct Wants {
     pub device: u8,
     /// The socket.
     pub socket: u8,
+    /// 1: nothing but that it is IP, since all of it is lost.
+    pub loses_all: u8,
     /// Zero.
-    pub _pad: [u8; 5],
+    pub _pad: [u8; 4],
 }
 
 assert_layout!(Wants, size 16, align 1, {
     time: 0, whole: 1, any: 2, header: 3, protocol: 4, transport: 5, remote: 6, local: 7, length: 8, device: 9, socket: 10,
-    _pad: 11,
+    loses_all: 11, _pad: 12,
 });
 
 impl Wants {
@@ -63,7 +65,8 @@ impl Wants {
             length: needs.length() as u8,
             device: needs.device() as u8,
             socket: needs.socket() as u8,
-            _pad: [0; 5],
+            loses_all: needs.loses_all() as u8,
+            _pad: [0; 4],
         }
     }
 }

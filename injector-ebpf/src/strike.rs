@@ -162,7 +162,7 @@ pub(crate) fn strike_at(
 /// the coarse clock stands still; the other packets only read the number of the tick, which is a load and no call. The clock may
 /// advance a little behind the number, so the deadline holds to two ticks.
 #[inline(always)]
-fn is_over_by_tick(control: &Control, walk: &mut Walk) -> bool {
+pub(crate) fn is_over_by_tick(control: &Control, walk: &mut Walk) -> bool {
     // SAFETY: the helper has no preconditions.
     let tick = unsafe { bpf_jiffies64() };
     if walk.checked_tick == tick {
@@ -341,6 +341,17 @@ fn treat_by(rule: &Rule, walk: &mut Walk, memory: &FaultMemory) -> Outcome {
         Treated::NotCapable => Outcome::Matched,
         Treated::QueueFull => Outcome::QueueFull,
         Treated::Contended => Outcome::Contended,
+    }
+}
+
+/// Counts a packet of the wire that a rule has lost.
+#[inline(always)]
+pub(crate) fn count_lost(index: u32) {
+    if let Some(counters) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: a value of this CPU's own; programs of one CPU do not preempt each other on it.
+        let counters = unsafe { &mut *counters };
+        counters.matched += 1;
+        counters.injected += 1;
     }
 }
 
