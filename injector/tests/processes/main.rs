@@ -1,7 +1,7 @@
 //! Processes that are paused, stopped, killed, short of processor time or memory, and whose clocks are wrong: the built `injector` on real programs, on every kernel.
 //!
 //! `victim` measures itself when it does not run; `pauses` are as long as asked for, `deaths` those of injector itself while somebody is
-//! paused, `kills` those of the target, `limits` what controllers of cgroups do, `clocks` what time it is, `compiled` the same in C, `lease` and `redis` are what pauses do to services, `refusals` what is not done.
+//! paused, `kills` those of the target, `limits` what controllers of cgroups do, `clocks` what time it is, `compiled` the same in C, `java` in Java, `lease` and `redis` are what pauses do to services, `refusals` what is not done.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,6 +15,7 @@ mod support;
 mod clocks;
 mod compiled;
 mod deaths;
+mod java;
 mod kills;
 mod lease;
 mod limits;

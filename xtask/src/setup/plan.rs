@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 /// Programs that the builds, tests and the demo call, each with the packages that may have it, best first.
-pub(crate) const PROGRAMS: [(&str, &[&str]); 30] = [
+pub(crate) const PROGRAMS: [(&str, &[&str]); 31] = [
     ("cc", &["gcc"]),
     ("c++", &["g++"]),
     ("strip", &["binutils"]),
@@ -37,6 +37,7 @@ pub(crate) const PROGRAMS: [(&str, &[&str]); 30] = [
     ("redis-check-rdb", &["redis-tools"]),
     ("redis-cli", &["redis-tools"]),
     ("faketime", &["faketime"]),
+    ("java", &["default-jre-headless"]),
     ("mkfs.ext4", &["e2fsprogs"]),
     ("mkfs.xfs", &["xfsprogs"]),
     ("bindfs", &["bindfs"]),
