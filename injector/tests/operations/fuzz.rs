@@ -174,8 +174,8 @@ fn fault(dice: &mut Dice, able: &Able, target: &str, folder: &Folder) -> String 
     let kind = dice.one(&kinds);
     let mut text = format!("[[fault]]\ntarget = \"{target}\"\nkind = \"{kind}\"\n");
     let mut struck = vec!["read"];
-    if ["io.error", "io.delay"].contains(&kind) {
-        struck = dice.some(if kind == "io.error" { &fails } else { &sleeps }, 4);
+    if ["io.error", "io.delay", "io.observe"].contains(&kind) {
+        struck = dice.some(if kind == "io.delay" { &sleeps } else { &fails }, 4);
         text += &format!("operations = {}\n", quoted(&struck));
     } else if kind.starts_with("syscall.") {
         text += &format!("syscalls = {}\n", quoted(&dice.some(&calls, 3)));
@@ -214,7 +214,12 @@ fn fault(dice: &mut Dice, able: &Able, target: &str, folder: &Folder) -> String 
             _ => String::new(),
         };
     }
-    text += &match dice.below(6) {
+    text += &match dice.below(7) {
+        6 => format!(
+            "when = {{ on = {{ kind = \"io\", operations = \"{}\", count = {} }}, for = \"1s\" }}\n",
+            dice.one(&fails),
+            1 + dice.below(20)
+        ),
         0 => format!("nth = \"{}\"\n", 1 + dice.below(9)),
         1 => format!("nth = \"{}+{}\"\n", 1 + dice.below(9), 1 + dice.below(9)),
         2 => format!("probability = \"{}%\"\n", 1 + dice.below(100)),
