@@ -157,7 +157,7 @@ fn as_json(prepared: &Prepared) -> serde_json::Value {
         .map(|fault| {
             json!({
                 "id": fault.id, "kind": fault.kind, "target": if let [target] = &fault.targets[..] { Some(target) } else { None }, "targets": fault.targets,
-                "cuts": fault.cuts, "direction": way(fault),
+                "cuts": fault.cuts, "after": fault.after, "direction": way(fault),
                 "mechanism": fault.mechanism(prepared.rung, None), "requested_rate": fault.requested_rate,
                 "notes": fault.notes,
             })
@@ -201,6 +201,9 @@ fn as_text(prepared: &Prepared, colour: bool) -> String {
         if !fault.cuts.is_empty() {
             let words = plan::words(&fault.targets, &fault.cuts);
             let _ = writeln!(text, "  {}       {words}", dim("cut"));
+        }
+        if let Some(other) = &fault.after {
+            let _ = writeln!(text, "  {}    when `{other}` strikes", dim("begins"));
         }
         let _ = writeln!(text, "  {} {}", dim("mechanism"), fault.mechanism(prepared.rung, None));
         let rate =

@@ -82,7 +82,9 @@ pub fn lower(scenario: &Scenario, seed: u64, world: &World) -> Result<Lowered, P
 fn link_to_others(rule: &mut Rule, scenario: &Scenario, position: usize) {
     let Some(fault) = scenario.faults.get(position) else { return };
     let of = |id: &String| scenario.faults.iter().position(|other| other.id == *id);
-    rule.follows = fault.after.as_ref().and_then(of).map_or(0, |other| other as u32 + 1);
+    // The validation lets nobody wait for one that is not there; a slot that is not there never strikes.
+    let slot_of = |id| of(id).unwrap_or(scenario.faults.len()) as u32;
+    rule.follows = fault.after.as_ref().map_or(0, |id| slot_of(id) + 1);
     let follows_it =
         |other: &Fault| other.after.as_ref() == Some(&fault.id) && !other.effect.is_done_by_injector();
     rule.is_followed = u32::from(scenario.faults.iter().any(follows_it));

@@ -136,6 +136,8 @@ pub struct PlannedFault {
     pub targets: Vec<String>,
     /// The pairs of nodes that a partition cuts off from each other.
     pub cuts: Vec<[String; 2]>,
+    /// The fault for whose first strike it waits.
+    pub after: Option<String>,
     /// Which way.
     pub direction: Direction,
     /// By what injector does it, where no program does.
@@ -282,6 +284,7 @@ fn planned(fault: &Fault, seed: u64, kinds: &[TargetKind], ingress: Ingress) -> 
         kind: fault.effect.kind(),
         targets: fault.targets.clone(),
         cuts: partition::cuts(fault, seed),
+        after: fault.after.clone(),
         direction: fault.direction,
         done_by: fault.effect.done_by(),
         functions: BTreeSet::new(),

@@ -13,6 +13,9 @@ pub(super) fn notes(hooks: &[Hook], effect: &Effect) -> Vec<String> {
     if hooks.contains(&Hook::CgroupIngress) && !matches!(effect, Effect::MarkEcn | Effect::Observe) {
         notes.push("ingress: dropped at the socket, so the receiver's UDP counts it in InErrors; segments for TIME-WAIT and closed ports are not hit".to_owned());
     }
+    if hooks.contains(&Hook::CgroupIngress) && *effect == Effect::Observe {
+        notes.push("ingress: segments for TIME-WAIT and closed ports are not seen".to_owned());
+    }
     if hooks.contains(&Hook::CgroupArrival) {
         notes.push("ingress: TCP and UDP, by the socket that is looked up where a packet arrives; other protocols, groups (multicast and broadcast), later fragments, segments for TIME-WAIT, and what NAT in the target's own network namespace translates are not hit".to_owned());
         if effect.keeps_back() {

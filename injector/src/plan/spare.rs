@@ -14,8 +14,7 @@ pub const MAX_SPARED_PORTS: usize = 4;
 
 /// Gives a rule its allow-list.
 pub(super) fn apply(rule: &mut Rule, fault: &Fault, world: &World, sets: &mut AddressSets) {
-    // It strikes nothing but questions, and the gateway is often who is asked.
-    if is_dns(fault) {
+    if harms_no_connection(fault) {
         return;
     }
     if !fault.matcher.protocols.contains(&ICMPV6) {
@@ -38,8 +37,9 @@ pub(super) fn apply(rule: &mut Rule, fault: &Fault, world: &World, sets: &mut Ad
     }
 }
 
-fn is_dns(fault: &Fault) -> bool {
-    matches!(fault.effect, Effect::Dns(_))
+/// Whether it strikes nothing but questions, of which the gateway is often asked, or nothing at all.
+fn harms_no_connection(fault: &Fault) -> bool {
+    matches!(fault.effect, Effect::Dns(_) | Effect::Observe)
 }
 
 /// The ports of an operator that a fault has no room to spare, the most important first in `wanted`.
@@ -52,7 +52,7 @@ pub fn unspared_ports(fault: &Fault, wanted: &[u16]) -> Vec<u16> {
 fn ports(fault: &Fault, wanted: &[u16]) -> impl Iterator<Item = u16> {
     let matcher = &fault.matcher;
     // With a list of ports it strikes what it names, and nothing else.
-    let strikes_any = !is_dns(fault)
+    let strikes_any = !harms_no_connection(fault)
         && matcher.local_ports.is_empty()
         && (matcher.protocols.is_empty() || matcher.protocols.contains(&TCP));
     let left_out = move |port| fault.exclude.as_ref().is_some_and(|not| leaves_out(not, port));

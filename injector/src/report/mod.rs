@@ -76,6 +76,9 @@ pub struct FaultReport {
     /// The pairs of nodes that a partition cut off from each other.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cuts: Vec<[String; 2]>,
+    /// The fault for whose first strike it waited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
     /// Packets that it meant, inside its windows.
     pub matched: u64,
     /// Packets that it struck.
@@ -128,6 +131,7 @@ pub fn fault(
         mechanism,
         targets: planned.targets.clone(),
         cuts: planned.cuts.clone(),
+        after: planned.after.clone(),
         matched: 0,
         injected: 0,
         segments_matched: 0,
@@ -168,10 +172,16 @@ fn is_of_packets(fault: &FaultReport) -> bool {
 
 /// Warnings that the numbers themselves give.
 #[must_use]
-pub fn warnings(faults: &[FaultReport]) -> Vec<String> {
+pub fn warnings(faults: &[FaultReport], expected: &[Expectation]) -> Vec<String> {
     let mut warnings = Vec::new();
+    let struck = |id: &String| faults.iter().any(|fault| fault.id == *id && fault.injected > 0);
     for fault in faults {
-        if fault.matched == 0 {
+        // What is only looked at may well not be there, where somebody says what is expected of it.
+        let is_told = fault.kind.ends_with(".observe") && expected.iter().any(|one| one.fault == fault.id);
+        let has_missed = fault.matched == 0 && !is_told;
+        if let Some(other) = fault.after.as_ref().filter(|other| has_missed && !struck(other)) {
+            warnings.push(format!("the fault `{}` never began: `{other}` has not struck", fault.id));
+        } else if has_missed {
             let missed = if is_of_packets(fault) {
                 "no packet met its target, `match` and `when`"
             } else {

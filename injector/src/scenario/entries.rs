@@ -149,6 +149,8 @@ pub(crate) struct FaultEntry {
     pub(crate) effect: Option<Effect>,
     /// What its own keys name.
     pub(crate) references: References,
+    /// Whether it observes the event of another fault, by whose `on` it was made.
+    pub(crate) is_observer: bool,
 }
 
 impl Read for FaultEntry {
@@ -167,7 +169,7 @@ impl Read for FaultEntry {
             reader.finish(elsewhere::fault, errors);
             effect
         });
-        Some(Self { table, kind, effect, references })
+        Some(Self { table, kind, effect, references, is_observer: false })
     }
 
     fn schema(generator: &mut SchemaGenerator) -> Schema {

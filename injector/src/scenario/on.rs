@@ -70,24 +70,24 @@ table! {
     }
 }
 
-/// The observing fault for a fault that waits for an event, and what the latter then waits for.
-pub(crate) fn observer(id: &str, waiting: &FaultTable, errors: &mut Errors) -> Option<FaultEntry> {
-    let when = waiting.when.as_ref()?;
-    let on = when.value.on.as_ref()?;
+/// The observing fault for a fault that waits for an event; `None` if it waits for none, or for one that is wrong.
+pub(crate) fn observer(id: &str, waiting: &FaultEntry, errors: &mut Errors) -> Option<FaultEntry> {
+    let on = waiting.table.when.as_ref()?.value.on.as_ref()?;
     let kind = on.value.kind.as_ref()?.value;
     check_keys(kind, &on.value, errors);
     let effect = effect(kind, on, errors);
     let spanned = |value: String| Some(Spanned { value, span: on.span });
     let count = on.value.count.as_ref().map_or(1, |count| count.value.0);
     let nth = Nth { first: count, last: count, step: 1 };
+    let of_packets = (kind == OnKind::Network).then_some(&on.value);
     Some(FaultEntry {
         table: FaultTable {
             unread: Vec::new(),
             id: spanned(format!("{id}.on")),
-            target: on.value.target.clone().or_else(|| waiting.target.clone()),
+            target: Some(target(on, waiting, errors)?),
             kind: spanned(kind.observer().to_owned()),
-            direction: on.value.direction.clone(),
-            matcher: on.value.matcher.clone(),
+            direction: of_packets.and_then(|table| table.direction.clone()),
+            matcher: of_packets.and_then(|table| table.matcher.clone()),
             probability: None,
             nth: Some(Spanned { value: nth, span: on.span }),
             limit: None,
@@ -96,13 +96,35 @@ pub(crate) fn observer(id: &str, waiting: &FaultTable, errors: &mut Errors) -> O
         },
         kind: kinds::find(kind.observer()),
         effect,
-        references: References::default(),
+        references: References {
+            targets: on.value.target.clone().into_iter().collect(),
+            ..References::default()
+        },
+        is_observer: true,
     })
 }
 
+/// Whose event it is.
+fn target(on: &Spanned<OnTable>, waiting: &FaultEntry, errors: &mut Errors) -> Option<Spanned<String>> {
+    if let Some(given) = &on.value.target {
+        return Some(given.clone());
+    }
+    if let Some(own) = &waiting.table.target {
+        return Some(Spanned { value: own.value.clone(), span: on.span });
+    }
+    // Without a target of its own it is among nodes, or has been told of.
+    if !waiting.references.targets.is_empty() && !on.value.unread.contains(&"target") {
+        errors
+            .at(on.span, "nobody knows whose event it is: the fault has no `target`, but `nodes`")
+            .hint("add `target` to `on`");
+    }
+    None
+}
+
 /// Lets a fault wait for its observer.
-pub(crate) fn wait_for(observer: &str, when: &mut WhenTable, span: Span) {
-    when.after = Some(Spanned { value: observer.to_owned(), span });
+pub(crate) fn wait_for(observer: &str, when: &mut WhenTable) {
+    let span = when.on.as_ref().map(|on| on.span);
+    when.after = span.map(|span| Spanned { value: observer.to_owned(), span });
 }
 
 fn effect(kind: OnKind, on: &Spanned<OnTable>, errors: &mut Errors) -> Option<Effect> {

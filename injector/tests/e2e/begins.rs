@@ -87,6 +87,28 @@ fn a_fault_of_one_direction_begins_by_a_packet_of_the_other() {
     assert_eq!(report.fault("network.loss-1.on").matched, 2);
 }
 
+/// At XDP too, where an observer lets pass what it counts.
+#[test]
+fn what_arrives_at_xdp_begins_to_be_lost_at_a_packet() {
+    if !root_or_skip() {
+        return;
+    }
+    let pair = Pair::new();
+    let mut client = Agent::start(|command| command.in_netns(&pair.client));
+    assert_eq!(client.ask(&format!("ping('{SERVER_V4}')")), 0);
+    let text = scenario(
+        1,
+        &format!("interface = \"{DEVICE}\"\nhook = \"xdp\""),
+        &["kind = \"network.loss\"\ndirection = \"ingress\"\nmatch = { protocol = \"icmp\" }\n\
+           when = { on = { kind = \"network\", direction = \"ingress\", match = { protocol = \"icmp\" }, count = 3 } }"],
+    );
+    let experiment = Experiment::apply_with(&text, |command| command.in_netns(&pair.client));
+    let answered = [0; 4].map(|_| client.ask(&format!("ping('{SERVER_V4}')")) == 0);
+    assert_eq!(answered, [true, true, false, false]);
+    let report = experiment.end();
+    assert_eq!((report.fault("network.loss-1.on").matched, report.fault("network.loss-1").injected), (4, 2));
+}
+
 #[test]
 fn calls_begin_to_fail_at_a_packet() {
     if !root_or_skip() {
@@ -125,4 +147,6 @@ fn what_observes_counts_and_does_nothing() {
     assert_eq!((counts("o5001"), counts("o5002"), counts("o5003")), ((9, 4), (7, 7), (0, 0)));
     let kept = report.object["expectations"].as_array().unwrap().iter().map(|one| one["ok"] == true);
     assert_eq!(kept.collect::<Vec<_>>(), [true, false]);
+    // The expectation tells of it.
+    assert_eq!(report.object["warnings"].as_array().unwrap().len(), 0, "{}", report.object);
 }

@@ -2,7 +2,7 @@
 
 use crate::delays::folder;
 use crate::harms::{scenario, within};
-use crate::is_able;
+use crate::{changes_syscalls, is_able};
 use crate::support::{Cgroup, Experiment, Located as _, Netns, sh};
 
 /// Writes, syncs, and sends itself a datagram, as it is told by letters; prints what came of each.
@@ -67,6 +67,28 @@ fn operations_and_packets_are_struck_from_the_very_operation_on_that_is_waited_f
     let report = experiment.end();
     let counts = |id: &str| (report.fault(id).matched, report.fault(id).injected);
     assert_eq!((counts("disk.on"), counts("disk"), counts("net")), ((2, 1), (1, 1), (1, 1)));
+}
+
+/// Where both are decided at the same place, the event itself is struck.
+#[test]
+fn the_event_itself_is_struck() {
+    if !is_able() {
+        return;
+    }
+    let (cgroup, netns) = (Cgroup::new(), Netns::new());
+    let on = "when = { on = { kind = \"io\", operations = \"write\", path = \"/**/file\", count = 2 } }";
+    let fault = format!("kind = \"io.error\"\noperations = \"write\"\npath = \"/**/file\"\n{on}");
+    let experiment = Experiment::apply(&scenario(&cgroup, &fault));
+    assert_eq!(outcome(&cgroup, &netns, "wWwWw"), [".", ".", "EIO", ".", "EIO"]);
+    assert_eq!(experiment.end().fault("io.error-1").matched, 2);
+    if !changes_syscalls() {
+        return;
+    }
+    let on = "when = { on = { kind = \"syscall\", syscalls = \"fsync\", count = 2 } }";
+    let fault = format!("kind = \"syscall.error\"\nsyscalls = \"fsync\"\nerrno = \"ENOSPC\"\n{on}");
+    let experiment = Experiment::apply(&scenario(&cgroup, &fault));
+    assert_eq!(outcome(&cgroup, &netns, "sSs"), [".", "ENOSPC", "ENOSPC"]);
+    assert_eq!(experiment.end().fault("syscall.error-1.on").matched, 3);
 }
 
 #[test]

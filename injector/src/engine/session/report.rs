@@ -15,7 +15,7 @@ impl Session {
         // What has not come yet is no miss while it runs.
         let over = outcome != Outcome::Running;
         if over {
-            warnings.extend(report::warnings(&faults));
+            warnings.extend(report::warnings(&faults, &self.prepared.scenario.expectations));
         }
         let expected = if over { &self.prepared.scenario.expectations[..] } else { &[] };
         let expectations = report::expectations(expected, &faults);

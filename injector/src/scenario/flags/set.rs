@@ -9,8 +9,8 @@ use crate::scenario::source::Span;
 use crate::scenario::tree::{Key, Node, Table, Value};
 use crate::scenario::validate::fault_ids;
 
-/// Keys of which a table has only one: a new one takes the place of the others.
-const FREQUENCIES: [&str; 2] = ["probability", "nth"];
+/// Keys of which a fault has only one: a new one takes the place of the others.
+const EXCLUSIVE: [&[&str]; 2] = [&["probability", "nth"], &["when.after", "when.after_end", "when.on"]];
 
 /// Where the new value belongs.
 struct Place<'t> {
@@ -31,7 +31,7 @@ pub(super) fn set(assignment: &str, document: &mut Table, errors: &mut Errors) {
     match place.path.split_once('.') {
         None => set_top(&place, node, document, errors),
         Some(("fault", rest)) => set_in_fault(&place, rest, node, document, errors),
-        Some(("target", rest)) => set_in_named("target", &SELECTORS, &place, rest, node, document, errors),
+        Some(("target", rest)) => set_in_named("target", &[&SELECTORS], &place, rest, node, document, errors),
         Some(("peers", rest)) => set_in_named("peers", &[], &place, rest, node, document, errors),
         Some(_) => refuse(&place, errors),
     }
@@ -72,13 +72,13 @@ fn set_in_fault(place: &Place<'_>, rest: &str, node: Node, document: &mut Table,
     if let Some(Value::List(faults)) = document.get_mut("fault").map(|node| &mut node.value)
         && let Some(Value::Table(fault)) = faults.get_mut(n).map(|node| &mut node.value)
     {
-        replace(fault, key_path, &FREQUENCIES, place, node, errors);
+        replace(fault, key_path, &EXCLUSIVE, place, node, errors);
     }
 }
 
 fn set_in_named(
     what: &str,
-    exclusive: &[&str],
+    exclusive: &[&[&str]],
     place: &Place<'_>,
     rest: &str,
     node: Node,
@@ -101,15 +101,14 @@ fn set_in_named(
 fn replace(
     table: &mut Table,
     path: &str,
-    exclusive: &[&str],
+    exclusive: &[&[&str]],
     place: &Place<'_>,
     node: Node,
     errors: &mut Errors,
 ) {
-    if exclusive.contains(&path) {
-        for key in exclusive {
-            table.remove(key);
-        }
+    // A key within one of them is none of them.
+    for key in exclusive.iter().filter(|keys| keys.contains(&path)).copied().flatten() {
+        remove(table, key);
     }
     remove(table, path);
     super::inline::insert(table, path, place.span, node, errors);

@@ -157,3 +157,27 @@ fn a_foreign_target_of_that_name_is_not_hit() {
     let error = load(&Source::text("scenario.toml", text), &overrides).unwrap_err();
     insta::assert_snapshot!(error.render(false));
 }
+
+#[test]
+fn a_beginning_takes_the_place_of_another() {
+    let text = with_fault("id = \"a\"\n[[fault]]\nid = \"b\"\ntarget = \"db\"\nkind = \"network.loss\"\nwhen = { on = { kind = \"network\", count = 2 }, for = \"1s\" }");
+    let after = |assignments: &[&str]| {
+        let scenario = set(&text, assignments).unwrap();
+        let fault = scenario.faults.last().unwrap().clone();
+        (scenario.faults.len(), fault.after, fault.when.for_ns)
+    };
+    let second = Some(1_000_000_000);
+    assert_eq!(after(&[]), (3, Some("b.on".to_owned()), second));
+    assert_eq!(after(&["fault.b.when.after=a"]), (2, Some("a".to_owned()), second));
+    assert_eq!(after(&["fault.b.when.on.count=5"]), (3, Some("b.on".to_owned()), second));
+}
+
+#[test]
+fn an_inline_fault_begins_at_an_event() {
+    let text = "process.pause=1s:when.on.kind=network:when.on.count=3:when.on.match.protocol=tcp";
+    let scenario = inline(&[text]).unwrap();
+    let [observer, pause] = &scenario.faults[..] else { panic!("{:?}", scenario.faults) };
+    assert_eq!((observer.effect.kind(), observer.targets[0].as_str()), ("network.observe", "command"));
+    assert_eq!(observer.frequency, Frequency::Nth(Nth { first: 3, last: 3, step: 1 }));
+    assert_eq!((observer.matcher.protocols.as_slice(), pause.after.as_deref()), (&[6u8][..], Some("process.pause-1.on")));
+}

@@ -14,7 +14,9 @@ use crate::scenario::read::Spanned;
 /// `None` if something is missing or wrong, which `errors` then has.
 pub(super) fn fault(id: &str, entry: &FaultEntry, scope: &Scope<'_>, errors: &mut Errors) -> Option<Fault> {
     let table = &entry.table;
-    for name in targets(entry) {
+    // The target that an observer has from its fault is looked at there.
+    let of_table = entry.table.target.iter().filter(|_| !entry.is_observer);
+    for name in of_table.chain(&entry.references.targets) {
         check_target(name, scope, errors);
     }
     for name in &entry.references.peers {
@@ -115,7 +117,11 @@ fn check_calls(effect: &Effect, entry: &FaultEntry, scope: &Scope<'_>, errors: &
     {
         errors
             .at(target.span, format!("`{}` strikes programs, and an interface is none", effect.kind()))
-            .hint("use `cgroup`, `pid` or `command` as the target");
+            .hint(if entry.is_observer {
+                "add `target` to `on`: a `cgroup`, `pid` or `command`"
+            } else {
+                "use `cgroup`, `pid` or `command` as the target"
+            });
     }
 }
 
@@ -174,12 +180,15 @@ fn check_hook(
         return;
     };
     let problem = match effect {
-        Effect::Loss(Loss { per: Per::Packet, .. }) | Effect::Corrupt(_) | Effect::Reject(_) => return,
+        Effect::Loss(Loss { per: Per::Packet, .. })
+        | Effect::Corrupt(_)
+        | Effect::Reject(_)
+        | Effect::Observe => return,
         Effect::Loss(_) => {
             "`per = \"segment\"` is not possible at XDP, which does not know of segments".to_owned()
         }
         _ => format!(
-            "`{}` is not possible at XDP, where what arrives is lost, corrupted or rejected",
+            "`{}` is not possible at XDP, where what arrives is lost, corrupted, rejected or observed",
             effect.kind()
         ),
     };

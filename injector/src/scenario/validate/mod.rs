@@ -172,8 +172,12 @@ fn faults(
 ) -> Vec<Fault> {
     for (n, entry) in entries.iter().enumerate() {
         if let Some(id) = &entry.value.table.id {
-            is_identifier(id.span, &id.value, "fault", errors);
-            if ids.iter().take(n).any(|earlier| *earlier == id.value) {
+            // That of an observer is right if that of its fault is, which has been looked at or will be.
+            let is_observer = entry.value.is_observer;
+            let is_right = is_observer || is_identifier(id.span, &id.value, "fault", errors);
+            let earlier = ids.iter().zip(entries).take(n);
+            let mut same = earlier.filter(|(earlier, _)| **earlier == id.value);
+            if is_right && same.any(|(_, other)| !(is_observer && other.value.is_observer)) {
                 errors
                     .at(id.span, format!("there is a fault \"{}\" already", clip(&id.value)))
                     .hint("every fault has an id of its own");
