@@ -203,7 +203,10 @@ fn as_text(prepared: &Prepared, colour: bool) -> String {
             let _ = writeln!(text, "  {}       {words}", dim("cut"));
         }
         if let Some(other) = &fault.after {
-            let _ = writeln!(text, "  {}    when `{other}` strikes", dim("begins"));
+            let start_ns =
+                scenario.faults.iter().find(|own| own.id == fault.id).map_or(0, |own| own.when.start_ns);
+            let later = if start_ns == 0 { String::new() } else { format!("{} after ", format_ns(start_ns)) };
+            let _ = writeln!(text, "  {}    {later}the first strike of `{other}`", dim("begins"));
         }
         let _ = writeln!(text, "  {} {}", dim("mechanism"), fault.mechanism(prepared.rung, None));
         let rate =

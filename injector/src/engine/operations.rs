@@ -41,7 +41,7 @@ pub(super) fn choose(
     }
     let functions = kernel.functions()?;
     let ladder = Ladder { rungs: &rungs, has: &|name| functions.has(name) };
-    for (fault, planned) in scenario.faults.iter().zip(faults) {
+    for (fault, planned) in scenario.faults.iter().zip(faults.iter_mut()) {
         let way = operations::way(&fault.effect, &ladder).map_err(|missing| EngineError::NoOperation {
             fault: fault.id.clone(),
             what: missing.what,
@@ -54,13 +54,12 @@ pub(super) fn choose(
                 planned.notes.extend(operations::notes(&fault.effect, &planned.functions));
             }
             Way::Notified { calls, why } => {
-                refuse_to_wait(scenario, fault)?;
                 planned.notes.extend(operations::notified::notes(&fault.effect, &why));
                 planned.notified = calls;
             }
         }
     }
-    Ok(())
+    refuse_to_wait(scenario, faults)
 }
 
 fn is_of_command(scenario: &Scenario, fault: &Fault) -> bool {
@@ -68,22 +67,24 @@ fn is_of_command(scenario: &Scenario, fault: &Fault) -> bool {
     targets.into_iter().all(|target| target.selector == Selector::Command)
 }
 
-/// Refuses faults that wait for one that the kernel half does not count, and one that waits itself.
-fn refuse_to_wait(scenario: &Scenario, notified: &Fault) -> Result<(), EngineError> {
-    if let Some(other) = &notified.after {
+/// Refuses faults of the kernel half that wait for one that seccomp notifies, and the other way round: neither sees the other's strikes. What injector
+/// does itself sees both.
+fn refuse_to_wait(scenario: &Scenario, faults: &[PlannedFault]) -> Result<(), EngineError> {
+    let is_notified = |id: &String| faults.iter().any(|own| own.id == *id && !own.notified.is_empty());
+    for fault in scenario.faults.iter().filter(|fault| !fault.effect.is_done_by_injector()) {
+        let Some(other) = fault.after.as_ref().filter(|other| is_notified(other) != is_notified(&fault.id))
+        else {
+            continue;
+        };
+        let notified = if is_notified(other) { other } else { &fault.id };
         return Err(EngineError::Unsupported {
-            what: format!("the fault `{}` waits for `{other}`", notified.id),
-            why: "and is decided by notifications of seccomp here, which wait for nobody".to_owned(),
+            what: format!("the fault `{}` waits for `{other}`", fault.id),
+            why: format!(
+                "`{notified}` is decided by notifications of seccomp here and the other one in the kernel, where neither is told of the other"
+            ),
         });
     }
-    let waits = |fault: &&Fault| fault.after.as_ref() == Some(&notified.id);
-    match scenario.faults.iter().find(waits) {
-        Some(fault) => Err(EngineError::Unsupported {
-            what: format!("the fault `{}` waits for `{}`", fault.id, notified.id),
-            why: "which is decided by notifications of seccomp here, and those are not waited for".to_owned(),
-        }),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// Tries the mechanisms, and says what can be done by them to each operation.

@@ -1,9 +1,11 @@
 //! `syscall.observe`: system calls are counted, and nothing is done to them.
 
+use std::sync::LazyLock;
+
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value};
 
-use super::meant::{self, SyscallsTable};
+use super::meant::{self, FallbackTable, SyscallsTable};
 use super::{Kind, Strikes};
 use crate::scenario::read::Table as _;
 use crate::scenario::{Effect, Errors, FaultTable, Harm, Key, Meant, OperationFault, Reader};
@@ -21,15 +23,21 @@ impl Kind for SyscallObserve {
     }
 
     fn keys(&self) -> &'static [Key] {
-        SyscallsTable::KEYS
+        static KEYS: LazyLock<Vec<Key>> =
+            LazyLock::new(|| [SyscallsTable::KEYS, FallbackTable::KEYS].concat());
+        &KEYS
     }
 
     fn read(&self, own: &mut Reader<'_>, errors: &mut Errors) -> Option<Effect> {
         let table = SyscallsTable::read_from(own, errors);
+        let fallback = FallbackTable::read_from(own, errors);
+        if !fallback.unread.is_empty() {
+            return None;
+        }
         Some(Effect::Operations(OperationFault {
             meant: Meant::Syscalls(meant::syscalls(&table)?),
             harm: Harm::Observe,
-            fallback: None,
+            fallback: fallback.fallback.map(|given| given.value),
         }))
     }
 
@@ -42,6 +50,8 @@ impl Kind for SyscallObserve {
     }
 
     fn schema(&self, generator: &mut SchemaGenerator) -> Map<String, Value> {
-        SyscallsTable::properties(generator)
+        let mut properties = SyscallsTable::properties(generator);
+        properties.extend(FallbackTable::properties(generator));
+        properties
     }
 }

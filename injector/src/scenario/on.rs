@@ -4,7 +4,7 @@ use super::Errors;
 use super::document::{FaultTable, MatchTable, WhenTable};
 use super::effect::Effect;
 use super::entries::FaultEntry;
-use super::harm::{Device, FileSystem, Harm, Meant, OperationFault};
+use super::harm::{Device, Fallback, FileSystem, Harm, Meant, OperationFault};
 use super::model::Direction;
 use super::operation::{FileType, OperationName, PathPattern, SyscallName};
 use super::quantity::{Nth, clip};
@@ -67,6 +67,9 @@ table! {
         "filesystem" filesystem: FileSystem,
         /// Of system calls: which, such as `"fdatasync"`, or a list of these.
         "syscalls" syscalls: OneOrMany<SyscallName>,
+        /// Of I/O and system calls: `"seccomp"` notifies injector of those of the command that `injector run` starts, where this kernel has no
+        /// other mechanism.
+        "fallback" fallback: Fallback,
     }
 }
 
@@ -161,7 +164,8 @@ fn effect(kind: OnKind, on: &Spanned<OnTable>, errors: &mut Errors) -> Option<Ef
             Meant::Syscalls(calls)
         }
     };
-    Some(Effect::Operations(OperationFault { meant, harm: Harm::Observe, fallback: None }))
+    let fallback = table.fallback.as_ref().map(|given| given.value);
+    Some(Effect::Operations(OperationFault { meant, harm: Harm::Observe, fallback }))
 }
 
 /// Refuses keys of events of other kinds.
@@ -179,6 +183,11 @@ fn check_keys(kind: OnKind, table: &OnTable, errors: &mut Errors) {
         (OnKind::Io, "filesystem", span(table.filesystem.as_ref())),
         (OnKind::Syscall, "syscalls", span(table.syscalls.as_ref())),
     ];
+    if let Some(fallback) = table.fallback.as_ref().filter(|_| kind == OnKind::Network) {
+        errors
+            .at(fallback.span, "`fallback` of an event of `network`")
+            .hint("packets need none: leave `fallback` out");
+    }
     for (of, key, given) in keys {
         if let Some(span) = given.filter(|_| of != kind) {
             errors.at(span, format!("`{key}` of an event of `{}`", kind.name())).hint(format!(

@@ -2,8 +2,8 @@
 
 use crate::delays::folder;
 use crate::harms::{scenario, within};
-use crate::{changes_syscalls, is_able};
 use crate::support::{Cgroup, Experiment, Located as _, Netns, sh};
+use crate::{changes_syscalls, is_able};
 
 /// Writes, syncs, and sends itself a datagram, as it is told by letters; prints what came of each.
 const SCRIPT: &str = r#"

@@ -1,6 +1,7 @@
 //! What the notifications of seccomp do to a command where the kernel has nothing better, seen by programs that are not ours: Python, dd, cp,
 //! strace. They need no program of the kernel half at functions, so they run on locked-down kernels too.
 
+mod begins;
 mod lifetime;
 mod short;
 

@@ -21,6 +21,7 @@ use injector_common::layout::Counters;
 pub(super) use check::check;
 
 use super::error::EngineError;
+use super::notify::Rules;
 use super::prepare::Prepared;
 use super::watchdog::Watchdog;
 use crate::host::cgroup::{Cgroup, CgroupError, Hierarchy};
@@ -113,10 +114,11 @@ impl Deeds {
         begin: Instant,
         kernel: &Kernel,
         lowered: &Lowered,
+        notified: &Arc<Rules>,
     ) -> Result<(), EngineError> {
         for ready in self.ready.drain(..) {
             let waits = ready.tasks.iter().any(|task| task.after.is_some());
-            let strikes = waits.then(|| Strikes::new(kernel, lowered)).transpose()?;
+            let strikes = waits.then(|| Strikes::new(kernel, lowered, notified)).transpose()?;
             let worker = Worker::start(ready, strikes, Arc::clone(&self.failures), begin);
             self.workers.push(worker.map_err(EngineError::Runtime)?);
         }

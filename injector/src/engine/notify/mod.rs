@@ -36,7 +36,7 @@ use crate::kill_point::kill_point;
 use crate::plan::World;
 use crate::plan::operations::notified;
 use gate::{Door, NotTaken};
-use rules::Rules;
+pub(super) use rules::Rules;
 use server::{Server, Times};
 
 /// The faults of an experiment that are decided so.
@@ -101,6 +101,11 @@ impl Notify {
     /// Nothing is struck any more, and every call goes on.
     pub(super) fn stop(&self) {
         self.with_server(Server::stop);
+    }
+
+    /// The rules, with what they have counted.
+    pub(super) const fn rules(&self) -> &Arc<Rules> {
+        &self.rules
     }
 
     /// What was counted for the fault at a position.

@@ -1,8 +1,11 @@
 //! The rules of a command's calls, applied in user space as the kernel half applies its own (`injector-ebpf/src/fail.rs`).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use injector_common::decide::{Memory, Outcome, Word, decide_or_stay, free, stay, stays};
+use injector_common::decide::{
+    Memory, Outcome, Word, decide_or_stay, free, note_strike, stay, stays, window_ns,
+};
 use injector_common::distribution::{Quantiles, quantile};
 use injector_common::draw;
 use injector_common::glob;
@@ -52,7 +55,7 @@ pub(super) struct Fate {
 
 /// The rules of all faults, in the order of the file.
 #[derive(Debug, Default)]
-pub(super) struct Rules(Vec<Own>);
+pub(in crate::engine) struct Rules(Vec<Own>);
 
 /// A rule, and what it remembers.
 #[derive(Debug)]
@@ -75,13 +78,23 @@ struct Tally {
 /// The memory of a fault, as the kernel half has it in a map.
 #[derive(Debug)]
 struct State {
-    words: [AtomicU64; 8],
+    words: [AtomicU64; 7],
     sequences: Vec<AtomicU64>,
+    /// [`Word::First`] of all faults, for those that follow others.
+    firsts: Arc<[AtomicU64]>,
+    slot: usize,
+}
+
+impl State {
+    /// A word; `None` of a slot that is not there.
+    fn word(&self, word: Word) -> Option<&AtomicU64> {
+        if word == Word::First { self.firsts.get(self.slot) } else { self.words.get(word as usize) }
+    }
 }
 
 impl Memory for State {
     fn increment(&self, word: Word) -> u64 {
-        self.words[word as usize].fetch_add(1, Ordering::Relaxed)
+        self.word(word).map_or(u64::MAX, |word| word.fetch_add(1, Ordering::Relaxed))
     }
 
     fn next_sequence(&self, class: u32) -> u64 {
@@ -93,11 +106,17 @@ impl Memory for State {
     }
 
     fn load(&self, word: Word) -> u64 {
-        self.words[word as usize].load(Ordering::Relaxed)
+        self.word(word).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
     fn replace(&self, word: Word, old: u64, new: u64) -> bool {
-        self.words[word as usize].compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        let exchange =
+            |word: &AtomicU64| word.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed);
+        self.word(word).is_some_and(|word| exchange(word).is_ok())
+    }
+
+    fn first_of(&self, slot: u32) -> u64 {
+        self.firsts.get(slot as usize).map_or(0, |first| first.load(Ordering::Relaxed))
     }
 }
 
@@ -112,19 +131,22 @@ impl Quantiles for Table<'_> {
 
 impl Rules {
     pub(super) fn new(rules: Vec<NotifiedRule>) -> Self {
-        let own = |rule| Own {
+        let firsts: Arc<[AtomicU64]> = rules.iter().map(|_| AtomicU64::new(0)).collect();
+        let own = |(slot, rule)| Own {
             rule,
             memory: State {
                 words: Default::default(),
                 sequences: (0..CLASSES).map(|_| AtomicU64::new(0)).collect(),
+                firsts: Arc::clone(&firsts),
+                slot,
             },
             tally: Tally::default(),
         };
-        Self(rules.into_iter().map(own).collect())
+        Self(rules.into_iter().enumerate().map(own).collect())
     }
 
     /// What was counted for the fault at a position.
-    pub(super) fn counters(&self, position: usize) -> impl Iterator<Item = Counters> {
+    pub(in crate::engine) fn counters(&self, position: usize) -> impl Iterator<Item = Counters> {
         let own = self.0.iter().filter(move |own| own.rule.position == position);
         own.map(|own| {
             let [matched, injected, by_limit, by_budget, contended] = [
@@ -206,22 +228,24 @@ impl Own {
         };
         let packet = border::packet(number);
         let may_stay = subject.flags & SUBJECT_STAYS != 0;
-        let has_struck = may_stay && stays(rule, elapsed_ns, &self.memory);
-        let outcome = decide_or_stay(rule, &packet, (elapsed_ns, elapsed_ns), &self.memory, has_struck);
-        if may_stay && !has_struck && outcome == Outcome::Injected {
-            stay(rule, elapsed_ns, &self.memory);
-        }
+        let Some(window_ns) = window_ns(rule, elapsed_ns, &self.memory) else { return };
+        let has_struck = may_stay && stays(rule, window_ns, &self.memory);
+        let outcome = decide_or_stay(rule, &packet, (elapsed_ns, window_ns), &self.memory, has_struck);
         self.tally.count(outcome);
         if outcome != Outcome::Injected {
             return;
+        }
+        note_strike(rule, elapsed_ns, &self.memory);
+        if may_stay && !has_struck {
+            stay(rule, window_ns, &self.memory);
         }
         match harm {
             Harm::Error(failure) => fate.errno = failure.errno,
             Harm::Delay(_) => fate.delay_ns = fate.delay_ns.saturating_add(self.delay_ns(&packet)),
             // Of two the shorter piece.
             Harm::Short(_) => fate.moves = fate.moves.into_iter().chain(moves).min(),
-            // These have no such fallback.
-            Harm::Signal(_) | Harm::Lost | Harm::Corrupt { .. } | Harm::Uncertainty(_) | Harm::Observe => {}
+            // It is counted, and that is all; the others have no such fallback.
+            Harm::Observe | Harm::Signal(_) | Harm::Lost | Harm::Corrupt { .. } | Harm::Uncertainty(_) => {}
         }
     }
 

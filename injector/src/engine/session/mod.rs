@@ -173,7 +173,7 @@ impl Session {
         let begin = Instant::now();
         self.armed = Some((Timestamp::now(), begin));
         kill_point("armed");
-        self.deeds.start(begin, &self.kernel, &self.lowered)?;
+        self.deeds.start(begin, &self.kernel, &self.lowered, self.notify.rules())?;
         self.clocks.start(&self.prepared.scenario, &mut self.kernel)?;
         self.follow_links()
     }

@@ -114,7 +114,8 @@ pub fn way(effect: &Effect, ladder: &Ladder<'_>) -> Result<Way, Unavailable> {
 #[must_use]
 pub const fn could_fall_back(effect: &Effect) -> bool {
     let Effect::Operations(fault) = effect else { return false };
-    fault.fallback.is_none() && matches!(fault.harm, Harm::Error(_) | Harm::Delay(_) | Harm::Short(_))
+    fault.fallback.is_none()
+        && matches!(fault.harm, Harm::Error(_) | Harm::Delay(_) | Harm::Short(_) | Harm::Observe)
 }
 
 /// Why nothing of the kernel's cuts reads and writes short: see the page of `io.short`.

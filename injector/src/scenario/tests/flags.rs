@@ -160,7 +160,9 @@ fn a_foreign_target_of_that_name_is_not_hit() {
 
 #[test]
 fn a_beginning_takes_the_place_of_another() {
-    let text = with_fault("id = \"a\"\n[[fault]]\nid = \"b\"\ntarget = \"db\"\nkind = \"network.loss\"\nwhen = { on = { kind = \"network\", count = 2 }, for = \"1s\" }");
+    let text = with_fault(
+        "id = \"a\"\n[[fault]]\nid = \"b\"\ntarget = \"db\"\nkind = \"network.loss\"\nwhen = { on = { kind = \"network\", count = 2 }, for = \"1s\" }",
+    );
     let after = |assignments: &[&str]| {
         let scenario = set(&text, assignments).unwrap();
         let fault = scenario.faults.last().unwrap().clone();
@@ -179,5 +181,8 @@ fn an_inline_fault_begins_at_an_event() {
     let [observer, pause] = &scenario.faults[..] else { panic!("{:?}", scenario.faults) };
     assert_eq!((observer.effect.kind(), observer.targets[0].as_str()), ("network.observe", "command"));
     assert_eq!(observer.frequency, Frequency::Nth(Nth { first: 3, last: 3, step: 1 }));
-    assert_eq!((observer.matcher.protocols.as_slice(), pause.after.as_deref()), (&[6u8][..], Some("process.pause-1.on")));
+    assert_eq!(
+        (observer.matcher.protocols.as_slice(), pause.after.as_deref()),
+        (&[6u8][..], Some("process.pause-1.on"))
+    );
 }

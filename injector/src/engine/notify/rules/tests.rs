@@ -147,3 +147,17 @@ fn a_disk_that_is_full_stays_so_until_room_is_made() {
     let calls = ["write", "write", "write", "unlink", "write", "write"];
     assert_eq!(calls.map(errno), [0, 28, 28, 0, 0, 28]);
 }
+
+#[test]
+fn who_follows_another_one_strikes_from_its_first_strike_on() {
+    let error = "kind = \"io.error\"\noperations = \"fsync\"";
+    let on = "when = { on = { kind = \"io\", operations = \"write\", count = 2, fallback = \"seccomp\" }, start = \"1s\" }";
+    let last = "kind = \"syscall.error\"\nsyscalls = \"getpid\"\nerrno = \"EPERM\"\nwhen = { after = \"io.error-1\" }";
+    let rules = rules(&[fault(&format!("{error}\n{on}")), fault(last)].concat());
+    let errno = |name, at_ms: u64| rules.decide(&made(name), at_ms * 1_000_000).errno;
+    let calls = [("write", 0), ("fsync", 5000), ("getpid", 5000), ("write", 6000), ("fsync", 6999)];
+    assert_eq!(calls.map(|(name, at)| errno(name, at)), [0; 5]);
+    assert_eq!(errno("getpid", 7000), 0, "the fault that it follows has not struck");
+    assert_eq!([("fsync", 7000), ("getpid", 7000)].map(|(name, at)| errno(name, at)), [5, 1]);
+    assert_eq!((counted(&rules, 0), counted(&rules, 1), counted(&rules, 2)), ((2, 1), (1, 1), (1, 1)));
+}

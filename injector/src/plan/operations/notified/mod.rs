@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::str::FromStr as _;
 
 use injector_common::operation::{self as border, SUBJECT_SYSCALLS, Subject};
-use injector_common::rule::{CALL, OPERATION, Rule};
+use injector_common::rule::{CALL, OPERATION, RULE_LINKED, Rule};
 use syscalls::Sysno;
 
 pub use calls::{CALLS, Call, Deed, Flags, Follows, Object, Path, Presence, When};
@@ -94,7 +94,28 @@ pub fn rules(scenario: &Scenario, seed: u64, world: &World) -> Result<Vec<Notifi
             if named { 0 } else { subject.operations.iter().fold(0, |bits, place| bits | place) };
         rules.push(NotifiedRule { position, rule, subject, operations, harm: meant.harm.clone(), quantiles });
     }
+    link(scenario, &mut rules);
     Ok(rules)
+}
+
+/// Says of each rule whom it follows, and whether others follow it: those among themselves, see [`lower`].
+fn link(scenario: &Scenario, rules: &mut [NotifiedRule]) {
+    let positions: Vec<usize> = rules.iter().map(|rule| rule.position).collect();
+    let slot_of = |id: &String| {
+        positions.iter().position(|position| scenario.faults.get(*position).is_some_and(|own| own.id == *id))
+    };
+    let follows: Vec<Option<usize>> = positions
+        .iter()
+        .map(|position| scenario.faults.get(*position).and_then(|own| slot_of(own.after.as_ref()?)))
+        .collect();
+    for (slot, rule) in rules.iter_mut().enumerate() {
+        let followed = follows.get(slot).copied().flatten();
+        rule.rule.follows = followed.map_or(0, |other| other as u32 + 1);
+        rule.rule.is_followed = u32::from(follows.contains(&Some(slot)));
+        if rule.rule.follows != 0 || rule.rule.is_followed != 0 {
+            rule.rule.flags |= RULE_LINKED;
+        }
+    }
 }
 
 /// The system calls of a fault by their names, for plans and reports.
