@@ -17,7 +17,8 @@ use crate::answer::LOOPBACK;
 use crate::change;
 use crate::maps::WALKS;
 use crate::parse::Framing;
-use crate::strike::{Walk, count_failed};
+use crate::strike::Walk;
+use crate::tally::count_failed;
 use crate::tc::{MADE_OR_DECIDED, OF_A_COPY, lose};
 
 /// `BPF_SKB_TSTAMP_DELIVERY_MONO`: the time stamp is a time of departure.

@@ -11,7 +11,8 @@ use injector_common::rule::{EGRESS, Rule};
 use crate::change::{load, network_offset, store};
 use crate::maps::{RULES, WALKS};
 use crate::parse::Framing;
-use crate::strike::{Walk, count_failed};
+use crate::strike::Walk;
+use crate::tally::count_failed;
 use crate::tc::lose;
 
 /// `BPF_F_INGRESS`.

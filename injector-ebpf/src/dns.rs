@@ -20,7 +20,8 @@ use network_types::eth::EthHdr;
 use crate::act;
 use crate::change::{load, network_offset, replace_word, store};
 use crate::parse::Framing;
-use crate::strike::{Walk, count_failed};
+use crate::strike::Walk;
+use crate::tally::count_failed;
 use crate::tc::lose;
 
 const TCP: u8 = 6;

@@ -6,7 +6,7 @@
 //!   done to it there.
 //! - `cgroup_skb`: what arrives at a cgroup's sockets.
 //! - `arrive`, `socket`: the same at traffic control, where more can be done, and whose socket it will be.
-//! - `strike`: from a target to the verdict over one packet; every outcome is counted.
+//! - `strike`: from a target to the verdict over one packet; `tally`: every outcome is counted.
 //! - `sock_addr`: calls of a cgroup's processes that ask for a connection or an address.
 //! - `operation`: I/O operations and system calls of a cgroup's processes. `fail`: their verdict. `path`: how their user calls the file. `nap`:
 //!   how a program sleeps. `rot`: what was read, changed. `calls`: what the loader replaces in programs.
@@ -84,6 +84,8 @@ mod socket;
 mod strike;
 #[cfg(target_arch = "bpf")]
 mod tables;
+#[cfg(target_arch = "bpf")]
+mod tally;
 #[cfg(target_arch = "bpf")]
 mod target;
 #[cfg(target_arch = "bpf")]

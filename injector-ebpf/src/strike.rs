@@ -6,13 +6,12 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop};
 use injector_common::answer::{can_mean, is_answer};
 use injector_common::decide::{Outcome, decide, is_meant, note_strike};
-use injector_common::event::Event;
-use injector_common::layout::{Control, Counters, MAX_RULES_PER_TARGET, Span};
+use injector_common::layout::{Control, MAX_RULES_PER_TARGET, Span};
 use injector_common::link_trace::Search;
 use injector_common::packet::Packet;
 use injector_common::rule::{
     ACTION_DNS, ACTION_LOCAL_DROP, ACTION_LOSS, ACTION_OBSERVE, ACTION_RATE, ACTION_REJECT, ACTION_RESET,
-    EGRESS, RULE_PER_SEGMENT, Rule,
+    EGRESS, Rule,
 };
 use injector_common::treatment::{Treated, Way, treat};
 use injector_common::window::is_over;
@@ -20,12 +19,13 @@ use injector_common::window::is_over;
 use crate::clock::departure_ns;
 pub(crate) use crate::clock::now_ns;
 use crate::dns;
-use crate::maps::{CONTROL, COUNTERS, EVENTS, EVENTS_LOST, RULES, WALKS, needs, shape};
-use crate::memory::{FaultMemory, add_one, clear};
+use crate::maps::{CONTROL, RULES, WALKS, needs, shape};
+use crate::memory::{FaultMemory, clear};
 use crate::parse::{self, Framing, Offsets};
 use crate::reset;
 pub(crate) use crate::sets::Tries;
 use crate::tables::Tables;
+use crate::tally::{count, trace};
 
 /// What is to be done with a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -222,7 +222,7 @@ pub(crate) struct Walk {
     pub(crate) offsets: Offsets,
     /// Who it is for or from: the target's id, as events have it.
     pub(crate) target: u64,
-    now_ns: u64,
+    pub(crate) now_ns: u64,
     /// When it would leave without us.
     pub(crate) start_ns: u64,
     elapsed_ns: u64,
@@ -341,76 +341,5 @@ fn treat_by(rule: &Rule, walk: &mut Walk, memory: &FaultMemory) -> Outcome {
         Treated::NotCapable => Outcome::Matched,
         Treated::QueueFull => Outcome::QueueFull,
         Treated::Contended => Outcome::Contended,
-    }
-}
-
-/// Counts a packet of the wire that a rule has lost.
-#[inline(always)]
-pub(crate) fn count_lost(index: u32) {
-    if let Some(counters) = COUNTERS.get_ptr_mut(index) {
-        // SAFETY: a value of this CPU's own; programs of one CPU do not preempt each other on it.
-        let counters = unsafe { &mut *counters };
-        counters.matched += 1;
-        counters.injected += 1;
-    }
-}
-
-/// Counts a packet that a rule has struck, and that could not be treated.
-#[inline(always)]
-pub(crate) fn count_failed(index: u32) {
-    if let Some(counters) = COUNTERS.get_ptr_mut(index) {
-        // SAFETY: a value of this CPU's own; programs of one CPU do not preempt each other on it.
-        unsafe { (*counters).failed += 1 };
-    }
-}
-
-#[inline(always)]
-fn count(rule: &Rule, segments: u32, index: u32, outcome: Outcome) {
-    let Some(counters) = COUNTERS.get_ptr_mut(index) else { return };
-    // SAFETY: a value of this CPU's own; programs of one CPU do not preempt each other on it.
-    let counters: &mut Counters = unsafe { &mut *counters };
-    let (only, segments) = (segments <= 1, segments as u64);
-    counters.matched += 1;
-    if segments != 0 {
-        counters.segments_matched += segments;
-    }
-    if !only && rule.flags & RULE_PER_SEGMENT != 0 {
-        counters.unsplit += 1;
-    }
-    match outcome {
-        Outcome::Injected => {
-            counters.injected += 1;
-            if segments != 0 {
-                counters.segments_injected += segments;
-            }
-        }
-        Outcome::SparedByLimit => counters.spared_by_limit += 1,
-        Outcome::SparedByBudget => counters.spared_by_budget += 1,
-        Outcome::Contended => counters.contended += 1,
-        Outcome::QueueFull => counters.queue_full += 1,
-        Outcome::Matched | Outcome::NotMeant => {}
-    }
-}
-
-/// Records a decision. A function of its own, so that what it keeps is not on the stack of all that the rules call: Linux 6.1 adds that up,
-/// and has nothing left.
-#[inline(never)]
-fn trace(rule: &Rule, walk: &Walk, index: u32, outcome: Outcome) {
-    if let Some(mut entry) = EVENTS.reserve::<Event>(0) {
-        entry.write(Event {
-            time_ns: walk.now_ns,
-            target: walk.target,
-            rule: index,
-            fault: rule.fault,
-            outcome: outcome as u32,
-            direction: rule.direction,
-            delay_ns: walk.way.at_ns.wrapping_sub(walk.start_ns),
-            packet: walk.packet,
-            _pad: 0,
-        });
-        entry.submit(0);
-    } else if let Some(lost) = EVENTS_LOST.get_ptr_mut(0) {
-        // Of this CPU's own, but programs of both directions write it, and one may interrupt the other.
-        add_one(lost);
     }
 }

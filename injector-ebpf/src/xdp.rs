@@ -18,7 +18,8 @@ use network_types::eth::{EthHdr, EtherType};
 
 use crate::maps::{WALKS, needs, shape};
 use crate::parse::{self, Headers, IPV4_LENGTH, IPV6_LENGTH, Lying, Offsets};
-use crate::strike::{Source, Verdict, Walk, armed, count_lost, is_over_by_tick, strike_at};
+use crate::strike::{Source, Verdict, Walk, armed, is_over_by_tick, strike_at};
+use crate::tally::count_lost;
 use crate::target::rules_of_device;
 use crate::{xdp_change, xdp_reject};
 

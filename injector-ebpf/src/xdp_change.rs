@@ -10,7 +10,8 @@ use injector_common::rule::INGRESS;
 use injector_common::treatment::{MARK_SILENT, MARK_WIRE, flip};
 
 use crate::act;
-use crate::strike::{Walk, count_failed};
+use crate::strike::Walk;
+use crate::tally::count_failed;
 use crate::xdp::{checksum_of, is_partial, read_by_helper, write_by_helper};
 
 const UDP: u8 = 17;

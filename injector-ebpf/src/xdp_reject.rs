@@ -13,7 +13,8 @@ use crate::act;
 use crate::answer::ends_of_answer;
 use crate::maps::{QUOTES, RULES};
 use crate::reject::{DONT_FRAGMENT, IPV4_HEADERS, IPV6_HEADERS, Message, QUOTE_BYTES, Quote, sum_of};
-use crate::strike::{Walk, count_failed};
+use crate::strike::Walk;
+use crate::tally::count_failed;
 use crate::xdp::{checksum_of, is_partial, read_by_helper, write_by_helper};
 
 const SCTP: u8 = 132;

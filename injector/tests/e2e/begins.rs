@@ -65,26 +65,29 @@ fn a_fault_begins_at_the_very_packet_that_it_waits_for() {
     assert_eq!((counts("other.on"), counts("other")), ((3, 1), (4, 4)));
 }
 
-/// The same on a device, by what arrives, for a fault of what leaves.
+/// Which of some echo requests are answered while echo is lost from the n-th answer on, at a device; and what was counted then.
+fn answered(hook: &str, direction: &str, count: u32) -> (Vec<bool>, u64, u64) {
+    let pair = Pair::new();
+    let mut client = Agent::start(|command| command.in_netns(&pair.client));
+    assert_eq!(client.ask(&format!("ping('{SERVER_V4}')")), 0);
+    let fault = format!(
+        "kind = \"network.loss\"\ndirection = \"{direction}\"\nmatch = {{ protocol = \"icmp\" }}\n\
+         when = {{ on = {{ kind = \"network\", direction = \"ingress\", match = {{ protocol = \"icmp\" }}, count = {count} }} }}"
+    );
+    let text = scenario(1, &format!("interface = \"{DEVICE}\"\nhook = \"{hook}\""), &[&fault]);
+    let experiment = Experiment::apply_with(&text, |command| command.in_netns(&pair.client));
+    let answered = (0..4).map(|_| client.ask(&format!("ping('{SERVER_V4}')")) == 0).collect();
+    let report = experiment.end();
+    (answered, report.fault("network.loss-1.on").matched, report.fault("network.loss-1").injected)
+}
+
 #[test]
 fn a_fault_of_one_direction_begins_by_a_packet_of_the_other() {
     if !root_or_skip() {
         return;
     }
-    let pair = Pair::new();
-    let mut client = Agent::start(|command| command.in_netns(&pair.client));
-    assert_eq!(client.ask(&format!("ping('{SERVER_V4}')")), 0);
-    let text = scenario(
-        1,
-        &format!("interface = \"{DEVICE}\""),
-        &["kind = \"network.loss\"\nmatch = { protocol = \"icmp\" }\n\
-           when = { on = { kind = \"network\", direction = \"ingress\", match = { protocol = \"icmp\" }, count = 2 } }"],
-    );
-    let experiment = Experiment::apply_with(&text, |command| command.in_netns(&pair.client));
-    let answered = [0; 3].map(|_| client.ask(&format!("ping('{SERVER_V4}')")) == 0);
-    assert_eq!(answered, [true, true, false]);
-    let report = experiment.end();
-    assert_eq!(report.fault("network.loss-1.on").matched, 2);
+    // No answer comes any more once no request leaves.
+    assert_eq!(answered("tc", "egress", 2), (vec![true, true, false, false], 2, 2));
 }
 
 /// At XDP too, where an observer lets pass what it counts.
@@ -93,20 +96,7 @@ fn what_arrives_at_xdp_begins_to_be_lost_at_a_packet() {
     if !root_or_skip() {
         return;
     }
-    let pair = Pair::new();
-    let mut client = Agent::start(|command| command.in_netns(&pair.client));
-    assert_eq!(client.ask(&format!("ping('{SERVER_V4}')")), 0);
-    let text = scenario(
-        1,
-        &format!("interface = \"{DEVICE}\"\nhook = \"xdp\""),
-        &["kind = \"network.loss\"\ndirection = \"ingress\"\nmatch = { protocol = \"icmp\" }\n\
-           when = { on = { kind = \"network\", direction = \"ingress\", match = { protocol = \"icmp\" }, count = 3 } }"],
-    );
-    let experiment = Experiment::apply_with(&text, |command| command.in_netns(&pair.client));
-    let answered = [0; 4].map(|_| client.ask(&format!("ping('{SERVER_V4}')")) == 0);
-    assert_eq!(answered, [true, true, false, false]);
-    let report = experiment.end();
-    assert_eq!((report.fault("network.loss-1.on").matched, report.fault("network.loss-1").injected), (4, 2));
+    assert_eq!(answered("xdp", "ingress", 3), (vec![true, true, false, false], 4, 2));
 }
 
 #[test]
