@@ -17,11 +17,13 @@ fn fault(kind: &str, cgroup: &Cgroup, keys: &str) -> String {
     )
 }
 
-/// How much longer than asked for the pause in the middle may be, in milliseconds. On a machine that others use the median of what takes one
-/// moves from run to run, from 1.1 to 1.3.
+/// How much longer than asked for the pause in the middle may be, in milliseconds.
 fn allowed_ms(asked_ms: f64) -> f64 {
-    if asked_ms <= 1.0 { 0.6 } else { 1.0 }
+    if asked_ms <= 1.0 { 0.1 } else { 1.0 }
 }
+
+/// On a machine that others use, who is woken may be late all the time for some seconds: then the shortest pauses are looked at once more.
+const ATTEMPTS: usize = 4;
 
 #[test]
 fn pauses_are_as_long_as_asked_for() {
@@ -29,28 +31,39 @@ fn pauses_are_as_long_as_asked_for() {
         return;
     }
     for (asked_ms, every_ms, count) in [(1.0, 20, 50), (10.0, 50, 30), (100.0, 300, 8), (5000.0, 6000, 1)] {
-        let (cgroup, neighbour) = (Cgroup::new(), Cgroup::new());
-        let seconds = (every_ms * count / 1000 + 2) as u32;
-        let threshold = Duration::from_secs_f64(asked_ms * 0.9 / 1000.0);
-        let keys = format!("for = \"{asked_ms}ms\"\nevery = \"{every_ms}ms\"");
-        let mut spared = resting(&neighbour, seconds, threshold.max(Duration::from_millis(90)));
-        let mut victim = gaps(&cgroup, seconds, threshold);
-        let experiment = Experiment::apply(&pause(&cgroup, &keys));
-        let gaps = found(&mut victim);
-        let report = experiment.end();
-        let injected = report.only().injected;
-        assert!(injected >= u64::from(seconds > 3) * count as u64 / 2, "{injected}");
-        // Those that other things cause come on top, in an emulated machine at least.
-        assert!(gaps.len() as u64 + 2 >= injected.min(count as u64 / 2), "{} of {injected}", gaps.len());
-        let middle_ms = median(gaps);
-        assert!(
-            (asked_ms * 0.98..asked_ms + allowed_ms(asked_ms)).contains(&middle_ms),
-            "{middle_ms} ms instead of {asked_ms} ms"
-        );
-        let others = found(&mut spared);
-        assert!(others.len() <= 2, "the neighbour did not run either: {others:?}");
-        assert_eq!(report.only().matched, injected);
+        let attempts = if asked_ms <= 1.0 { ATTEMPTS } else { 1 };
+        let mut found = Vec::new();
+        while found.len() < attempts && !found.last().is_some_and(|middle_ms| is_near(asked_ms, *middle_ms)) {
+            found.push(middle_ms(asked_ms, every_ms, count));
+        }
+        println!("{asked_ms} ms: {found:?}");
+        assert!(is_near(asked_ms, found[found.len() - 1]), "{found:?} ms instead of {asked_ms} ms");
     }
+}
+
+fn is_near(asked_ms: f64, middle_ms: f64) -> bool {
+    (asked_ms * 0.98..=asked_ms + allowed_ms(asked_ms)).contains(&middle_ms)
+}
+
+/// The pause in the middle of some, in milliseconds.
+fn middle_ms(asked_ms: f64, every_ms: u64, count: u64) -> f64 {
+    let (cgroup, neighbour) = (Cgroup::new(), Cgroup::new());
+    let seconds = (every_ms * count / 1000 + 2) as u32;
+    let threshold = Duration::from_secs_f64(asked_ms * 0.9 / 1000.0);
+    let keys = format!("for = \"{asked_ms}ms\"\nevery = \"{every_ms}ms\"");
+    let mut spared = resting(&neighbour, seconds, threshold.max(Duration::from_millis(90)));
+    let mut victim = gaps(&cgroup, seconds, threshold);
+    let experiment = Experiment::apply(&pause(&cgroup, &keys));
+    let gaps = found(&mut victim);
+    let report = experiment.end();
+    let injected = report.only().injected;
+    assert!(injected >= u64::from(seconds > 3) * count / 2, "{injected}");
+    // Those that other things cause come on top, in an emulated machine at least.
+    assert!(gaps.len() as u64 + 2 >= injected.min(count / 2), "{} of {injected}", gaps.len());
+    let others = found(&mut spared);
+    assert!(others.len() <= 2, "the neighbour did not run either: {others:?}");
+    assert_eq!(report.only().matched, injected);
+    median(gaps)
 }
 
 /// A parent that waits for everything that a child can do, and prints what it hears until the child ends.

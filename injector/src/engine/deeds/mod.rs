@@ -1,6 +1,6 @@
 //! What injector itself does to the processes of targets, at its times: pauses, stops, kills, limits.
 //!
-//! `agenda` says what is due when, `hand` does it, `worker` is the thread that waits in between, `strikes` are those of other faults that it
+//! `agenda` says what is due when, `hand` does it, `lead` how much earlier, `worker` is the thread that waits in between, `strikes` are those of other faults that it
 //! waits for. What is to be taken back is in the journal before the first of it begins, one entry for each deed: pauses may come a hundred
 //! times a second. What does not live here: devices that are set down (`links`), and the process that takes all of it back when this one
 //! can't (`watchdog`).
@@ -8,6 +8,7 @@
 mod agenda;
 mod check;
 mod hand;
+mod lead;
 mod strikes;
 mod worker;
 
@@ -32,6 +33,7 @@ use crate::plan::{self, Lowered, Place};
 use crate::scenario::{Deed, Effect};
 use agenda::Agenda;
 use hand::Hand;
+use lead::Lead;
 use strikes::Strikes;
 use worker::{Task, Worker};
 
@@ -92,7 +94,7 @@ impl Deeds {
                 let (tasks, windows) = &mut groups[usize::from(hand.is_limit())];
                 let after = fault.after.as_ref();
                 let after = after.and_then(|id| scenario.faults.iter().position(|other| other.id == *id));
-                tasks.push(Task { fault: fault.id.clone(), hand, count, after });
+                tasks.push(Task { fault: fault.id.clone(), hand, count, after, lead: Lead::default() });
                 windows.push((window, after.is_none()));
             }
         }

@@ -14,6 +14,7 @@ use nix::unistd::dup;
 
 use super::agenda::{Agenda, Step};
 use super::hand::{Hand, HandError};
+use super::lead::Lead;
 use super::strikes::Strikes;
 use super::{Count, Failures, Ready};
 use crate::engine::urgent::prefer;
@@ -37,6 +38,8 @@ pub(super) struct Task {
     pub(super) count: Arc<Count>,
     /// The fault that it waits for, by its position.
     pub(super) after: Option<usize>,
+    /// By how much earlier it is ended than it is to end.
+    pub(super) lead: Lead,
 }
 
 /// The thread. Dropping this ends it, after it has undone what lasts.
@@ -169,6 +172,11 @@ impl State {
         let Some(task) = self.tasks.get_mut(deed) else { return };
         if !step.begins {
             let ended = task.hand.end();
+            // At the end of all nothing is due.
+            if step.at_ns != 0 {
+                let now_ns = self.begin.elapsed().as_nanos() as u64;
+                task.lead.note(now_ns.saturating_sub(step.at_ns));
+            }
             self.agenda.ended(deed);
             if let Err(error) = ended {
                 self.failed(deed, &error);
@@ -191,7 +199,8 @@ impl State {
     }
 
     fn begun(&mut self, deed: usize) {
-        self.agenda.begun(deed, self.now_ns());
+        let lead_ns = self.tasks.get(deed).map_or(0, |task| task.lead.ns());
+        self.agenda.begun(deed, self.now_ns().saturating_sub(lead_ns));
         self.tell_watchdog();
     }
 
