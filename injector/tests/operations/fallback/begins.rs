@@ -5,14 +5,15 @@ use crate::victim::Folder;
 
 use super::{TELL, run_python, scenario};
 
-/// Syncs three times, and prints for how long it then stood still at most, in milliseconds: once that is as long as it was to be, or so many seconds
+/// Syncs three times, and prints for how long it stood still from then on at most, in milliseconds: once that is as long as it was to be, or so many seconds
 /// have passed.
 const STILL: &str = r#"
 import os, sys, time
 file = os.open(sys.argv[1] + "/file", os.O_RDWR | os.O_CREAT)
+# It may stand still before it is back from the last of them.
+last, longest, end = time.monotonic(), 0, time.monotonic() + float(sys.argv[2])
 for _ in range(3):
     os.fsync(file)
-last, longest, end = time.monotonic(), 0, time.monotonic() + float(sys.argv[2])
 while last < end and longest < 0.39:
     now = time.monotonic()
     longest, last = max(longest, now - last), now
