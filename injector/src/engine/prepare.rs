@@ -155,6 +155,7 @@ pub fn prepare(scenario: Scenario, options: Options) -> Result<Prepared, EngineE
     warnings.extend(takeover::check(&scenario, &targets, &mut faults)?);
     let (spared_ports, spared_addresses) = spared(&targets, &mut warnings)?;
     warnings.extend(unspared(&scenario, &targets, &spared_ports));
+    warnings.extend(spares_nothing(&scenario, &targets));
     let peers = resolve_peers(&scenario)?;
     Ok(Prepared {
         nodes: nodes::addresses(&scenario, &targets, &peers)?,
@@ -294,9 +295,23 @@ fn spared(
     Ok((ports, gateways.into_iter().map(|gateway| gateway.address).collect()))
 }
 
+/// The interfaces at which nothing is spared, a sentence each.
+fn spares_nothing(scenario: &Scenario, targets: &BTreeMap<String, TargetPlan>) -> Vec<String> {
+    let own = targets.keys().filter_map(|name| scenario.targets.get(name)).filter(|target| !target.spares);
+    own.map(|target| {
+        format!(
+            "the target `{}` spares nothing (`spare = false`): SSH by this interface is struck too",
+            target.name
+        )
+    })
+    .collect()
+}
+
 /// The faults that have no room to spare all of the operator's ports, a sentence each.
 fn unspared(scenario: &Scenario, targets: &BTreeMap<String, TargetPlan>, ports: &[u16]) -> Vec<String> {
-    let is_interface = |name: &String| targets.get(name).is_some_and(TargetPlan::is_interface);
+    let spares = |name: &String| scenario.targets.get(name).is_none_or(|target| target.spares);
+    let is_interface =
+        |name: &String| targets.get(name).is_some_and(TargetPlan::is_interface) && spares(name);
     let on_interface = |fault: &&Fault| fault.targets.iter().any(is_interface);
     let warning = |fault: &Fault| {
         let left_out = plan::unspared_ports(fault, ports);

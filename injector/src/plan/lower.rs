@@ -49,7 +49,11 @@ pub fn lower(scenario: &Scenario, seed: u64, world: &World) -> Result<Lowered, P
             let first = lowered.image.rules.len() as u32;
             for &(position, fault, target) in faults.iter().filter(|(_, f, _)| goes(f, way)) {
                 let Some(fault) = partition::narrowed(fault, target, way, seed, world) else { continue };
-                let mut rule = rule_at(place, (position, &fault, way), seed, world, &mut sets)?;
+                let mut rule = rule_at((position, &fault, way), seed, world, &mut sets)?;
+                let spares = scenario.targets.get(target).is_none_or(|target| target.spares);
+                if spares && matches!(place, Place::Interface { .. }) {
+                    spare::apply(&mut rule, &fault, world, &mut sets);
+                }
                 link_to_others(&mut rule, scenario, position);
                 lowered.image.rules.push(rule);
                 lowered.fault_of_rule.push(position);
@@ -176,9 +180,8 @@ fn check_rules(target: &str, spans: &[Span; 3]) -> Result<(), PlanError> {
     }
 }
 
-/// The rule of one fault in one direction, or for calls, for what is at `place`.
+/// The rule of one fault in one direction, or for calls.
 fn rule_at(
-    place: &Place,
     (position, fault, way): (usize, &Fault, u32),
     seed: u64,
     world: &World,
@@ -186,9 +189,6 @@ fn rule_at(
 ) -> Result<Rule, PlanError> {
     let mut rule = rule((fault, way), position as u32, seed, world, sets)?;
     rule.direction = if fault.effect.strikes_operations() { border::OPERATION } else { way };
-    if matches!(place, Place::Interface { .. }) {
-        spare::apply(&mut rule, fault, world, sets);
-    }
     Ok(rule)
 }
 

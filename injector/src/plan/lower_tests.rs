@@ -350,3 +350,16 @@ fn who_is_followed_by_processes_alone_notes_nothing() {
     let lowered = lowered(pause);
     assert_eq!((lowered.image.rules.len(), lowered.image.rules[0].is_followed), (1, 0));
 }
+
+#[test]
+fn nothing_is_spared_where_the_target_says_so() {
+    let rule = |spares| {
+        let mut scenario = scenario(&fault("wan", ""));
+        scenario.targets.get_mut("wan").unwrap().spares = spares;
+        lower(&scenario, SEED, &world()).unwrap().image.rules[0]
+    };
+    assert_ne!(rule(true).flags, 0);
+    let all = rule(false);
+    assert_eq!((all.flags, all.spared_ports, all.spared_set), (0, [0; 4], 0));
+    assert!(injector_common::needs::Needs::of(&[all], false).loses_all());
+}

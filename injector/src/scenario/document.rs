@@ -52,12 +52,14 @@ table! {
         "interface" interface: String,
         /// `true`: the command that `injector run` starts.
         "command" command: bool,
-        /// Where what arrives at an `interface` is struck: `"tc"`, or `"xdp"`, where packets can be lost, corrupted and rejected.
+        /// Where what arrives at an `interface` is struck: `"tc"`, or `"xdp"`, where packets can be lost, corrupted, rejected and observed.
         /// Default: `"tc"`.
         "hook" hook: InterfaceHook,
         /// `true`: a configured root qdisc may be replaced for faults that keep packets back even if it can't be put back
         /// as it is. Default: `false`, such an experiment is refused.
         "takeover" takeover: bool,
+        /// `false`: what is spared of an `interface` by default (SSH, the default gateways, IPv6 neighbour discovery) is struck too. Default: `true`.
+        "spare" spare: bool,
     }
     elsewhere: elsewhere::target
 }

@@ -21,6 +21,7 @@ pub(crate) struct TargetEntry {
     pub(crate) selector: Option<Selector>,
     pub(crate) hook: InterfaceHook,
     pub(crate) takeover: bool,
+    pub(crate) spares: bool,
 }
 
 /// Names of all selectors, also of those that this version doesn't have.
@@ -32,7 +33,8 @@ impl Read for TargetEntry {
         let mut reader = Reader::new(node, errors)?;
         let given: Vec<Span> =
             SELECTORS.iter().filter_map(|name| reader.table().entry(name)).map(|(key, _)| key.span).collect();
-        let others = ["hook", "takeover"].iter().filter(|key| reader.table().get(key).is_some()).count();
+        let others =
+            ["hook", "takeover", "spare"].iter().filter(|key| reader.table().get(key).is_some()).count();
         let is_strange = reader.table().0.len() != given.len() + others;
         let table = TargetTable::read_from(&mut reader, errors);
         reader.finish(TargetTable::elsewhere, errors);
@@ -42,6 +44,7 @@ impl Read for TargetEntry {
                     selector: selector(&table, errors),
                     hook: hook(&table, errors),
                     takeover: table.takeover.as_ref().is_some_and(|takeover| takeover.value),
+                    spares: spares(&table, errors),
                 });
             }
             [_, .., last] => {
@@ -57,7 +60,7 @@ impl Read for TargetEntry {
                     .hint("add one of `cgroup`, `pid`, `interface`, `command`");
             }
         }
-        Some(Self { selector: None, hook: InterfaceHook::default(), takeover: false })
+        Some(Self { selector: None, hook: InterfaceHook::default(), takeover: false, spares: true })
     }
 
     fn schema(generator: &mut SchemaGenerator) -> Schema {
@@ -66,7 +69,8 @@ impl Read for TargetEntry {
         let selectors = TargetTable::KEYS.iter().map(|key| key.name).filter(|name| SELECTORS.contains(name));
         let one_of: Vec<Json> = selectors.map(|name| json!({ "required": [name] })).collect();
         schema.insert("oneOf".to_owned(), Json::from(one_of));
-        schema.insert("dependentRequired".to_owned(), json!({ "hook": ["interface"] }));
+        schema
+            .insert("dependentRequired".to_owned(), json!({ "hook": ["interface"], "spare": ["interface"] }));
         schema
     }
 }
@@ -74,12 +78,24 @@ impl Read for TargetEntry {
 /// Where a target is struck, which only an interface has a choice of.
 fn hook(table: &TargetTable, errors: &mut Errors) -> InterfaceHook {
     let Some(hook) = &table.hook else { return InterfaceHook::default() };
+    of_interface(table, hook.span, "`hook` says where an `interface` is struck", "hook", errors);
+    hook.value
+}
+
+/// Whether the operator is spared, who is in nobody's cgroup.
+fn spares(table: &TargetTable, errors: &mut Errors) -> bool {
+    let Some(spare) = &table.spare else { return true };
+    of_interface(table, spare.span, "`spare` says what of an `interface` is spared", "spare", errors);
+    spare.value
+}
+
+/// Refuses a key that only an interface has.
+fn of_interface(table: &TargetTable, span: Span, says: &str, key: &str, errors: &mut Errors) {
     if table.interface.is_none() && !table.unread.contains(&"interface") {
         errors
-            .at(hook.span, "`hook` says where an `interface` is struck, and this target is none")
-            .hint("leave `hook` out, or target the `interface`");
+            .at(span, format!("{says}, and this target is none"))
+            .hint(format!("leave `{key}` out, or target the `interface`"));
     }
-    hook.value
 }
 
 /// The selector of a table that has exactly one.

@@ -42,6 +42,8 @@ pub struct Target {
     pub hook: InterfaceHook,
     /// Whether a configured root qdisc may be lost to faults that keep packets back.
     pub takeover: bool,
+    /// Whether the operator's SSH, the gateways and neighbour discovery are spared at an interface.
+    pub spares: bool,
 }
 
 /// Where what arrives at an interface is struck.

@@ -254,3 +254,42 @@ fn packets_of_devices_on_top_are_struck_below() {
         assert_eq!((report.only().matched, report.only().injected), (10, 5), "{to}");
     }
 }
+
+/// The shortest way through the program: nothing is looked at but whether it is IP.
+#[test]
+fn all_of_ip_is_lost_and_nothing_else_until_the_deadline() {
+    if !root_or_skip() {
+        return;
+    }
+    let pair = Pair::new();
+    let mut client = Agent::start(|command| command.in_netns(&pair.client));
+    let mut ping = |count: u32| client.ask(&format!("ping('{SERVER_V4}', {count})"));
+    assert_eq!(ping(1), 0);
+    let text = format!(
+        "duration = \"4s\"\n{}",
+        scenario(
+            11,
+            &format!("interface = \"{DEVICE}\"\nhook = \"xdp\"\nspare = false"),
+            &["kind = \"network.loss\"\ndirection = \"ingress\""],
+        )
+    );
+    let experiment = Experiment::apply_with(&text, |command| command.in_netns(&pair.client));
+    assert!(experiment.talk().contains("spares nothing"), "{}", experiment.talk());
+    // Who is asked for by ARP answers, and is heard.
+    pair.client.ip(&format!("neighbour flush dev {DEVICE}"));
+    assert_ne!(ping(1), 0);
+    let found = pair.client.ip(&format!("neighbour show {SERVER_V4} dev {DEVICE}"));
+    assert!(found.contains("lladdr"), "{found}");
+    let lost = experiment.live().only();
+    assert!(lost.injected >= 1 && lost.matched == lost.injected, "{lost:?}");
+    assert_eq!((lost.segments_matched, lost.segments_injected), (lost.matched, lost.injected));
+    // A controller that is stopped detaches nothing: the program itself keeps the deadline.
+    let controller = nix::unistd::Pid::from_raw(experiment.pid());
+    nix::sys::signal::kill(controller, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    assert!(has_xdp(&pair.client, DEVICE));
+    assert_eq!(ping(1), 0, "after the deadline");
+    nix::sys::signal::kill(controller, nix::sys::signal::Signal::SIGCONT).unwrap();
+    assert_eq!(experiment.wait(std::time::Duration::from_secs(60)).status, Some(0));
+    assert!(!has_xdp(&pair.client, DEVICE));
+}

@@ -48,6 +48,7 @@ bad! {
     bad_pid: with_fault("").replace("cgroup = \"/db\"", "pid = -1");
     bad_interface: with_fault("").replace("cgroup = \"/db\"", "interface = \"a very long interface\"");
     hook_without_interface: with_fault("").replace("cgroup = \"/db\"", "cgroup = \"/db\"\nhook = \"xdp\"");
+    spare_without_interface: with_fault("").replace("cgroup = \"/db\"", "cgroup = \"/db\"\nspare = false");
     hook_alone: with_fault("").replace("cgroup = \"/db\"", "hook = \"xdp\"");
     unknown_hook: with_fault("").replace("cgroup = \"/db\"", "interface = \"eth0\"\nhook = \"xpd\"");
     takeover_alone: with_fault("").replace("cgroup = \"/db\"", "takeover = \"yes\"");

@@ -23,7 +23,10 @@ fn the_schema_refuses_unknown_keys_and_names_the_mandatory_ones() {
     assert_eq!(schema["required"], serde_json::json!(["duration"]));
     let target = &schema["properties"]["target"]["additionalProperties"];
     assert_eq!(target["oneOf"][2], serde_json::json!({ "required": ["interface"] }));
-    assert_eq!(target["dependentRequired"], serde_json::json!({ "hook": ["interface"] }));
+    assert_eq!(
+        target["dependentRequired"],
+        serde_json::json!({ "hook": ["interface"], "spare": ["interface"] })
+    );
     assert_eq!(schema["$defs"]["MatchTable"]["additionalProperties"], Value::Bool(false));
     // `not` is a match again, so the schema refers to itself.
     assert_eq!(schema["$defs"]["MatchTable"]["properties"]["not"]["$ref"], "#/$defs/MatchTable");

@@ -95,8 +95,8 @@ fn named_targets(entries: &[(Key, TargetEntry)], errors: &mut Errors) -> BTreeMa
         if is_identifier(key.span, &key.text, "target", errors)
             && let Some(selector) = &entry.selector
         {
-            let (selector, takeover) = (selector.clone(), entry.takeover);
-            let target = Target { name: key.text.clone(), selector, hook: entry.hook, takeover };
+            let (selector, takeover, spares) = (selector.clone(), entry.takeover, entry.spares);
+            let target = Target { name: key.text.clone(), selector, hook: entry.hook, takeover, spares };
             targets.insert(key.text.clone(), target);
         }
     }
