@@ -86,11 +86,22 @@ fn the_wall_clock_is_off_for_the_target_alone_and_only_in_the_window() {
     if !times_are_true() {
         return;
     }
+    is_off_in_one_window("start = \"1s\"");
+    // The same second, as the window of another fault.
+    is_off_in_one_window("after_end = \"cut\"");
+}
+
+/// For two seconds as of one after the beginning.
+fn is_off_in_one_window(begins: &str) {
     let (cgroup, neighbour) = (Cgroup::new(), Cgroup::new());
     let mut victim = reader(&cgroup, 6);
     let mut other = reader(&neighbour, 6);
-    let fault = "kind = \"clock.offset\"\noffset = \"-5m\"\nwhen = { start = \"1s\", for = \"2s\" }";
-    let experiment = Experiment::apply(&scenario(&cgroup, fault));
+    let cut = "id = \"cut\"\nkind = \"network.loss\"\nwhen = { for = \"1s\" }\n[[fault]]\ntarget = \"t\"\n";
+    let fault = format!(
+        "{cut}id = \"off\"\nkind = \"clock.offset\"\noffset = \"-5m\"\nwhen = {{ {begins}, for = \"2s\" }}"
+    );
+    let experiment = Experiment::apply(&scenario(&cgroup, &fault));
+    let armed_s = nanoseconds(ClockId::CLOCK_MONOTONIC) as f64 / 1e9;
     let (found, others) = (readings(&mut victim), readings(&mut other));
     let report = experiment.end();
     let (off, right) = split(&found, -300_000.0);
@@ -102,9 +113,11 @@ fn the_wall_clock_is_off_for_the_target_alone_and_only_in_the_window() {
     assert_eq!(last - first + 1, found.iter().filter(|(_, off)| *off < -1000.0).count());
     let lasted = found[last].0 - found[first].0;
     assert!((1.8..2.1).contains(&lasted), "{lasted}");
+    let began = found[first].0 - armed_s;
+    assert!((0.6..1.2).contains(&began), "{began}");
     assert_eq!(split(&others, 0.0).1, others.iter().filter(|(_, off)| off.abs() < SLACK_MS).count());
     assert!(others.iter().all(|(_, off)| off.abs() < 1000.0));
-    assert_eq!(report.only().injected, 1);
+    assert_eq!(report.fault("off").injected, 1);
 }
 
 #[test]
